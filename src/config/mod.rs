@@ -1,0 +1,1 @@
+//! The key table, values, loading and layering of configuration. Uses `base`.

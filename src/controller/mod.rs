@@ -1,0 +1,1 @@
+//! Cluster decisions: commands in, records and replies out.

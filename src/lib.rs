@@ -1,0 +1,27 @@
+//! Vltava: a Kafka-compatible, KRaft-style log cluster.
+//!
+//! The rooms below stand in the order of `ARCHITECTURE.md`: a room uses only rooms above it, and
+//! only those its row names. `tests/tidy.rs` reads that table and checks every edge.
+
+pub mod base;
+pub mod os;
+pub mod config;
+pub mod record;
+pub mod wire;
+pub mod log;
+pub mod metadata;
+pub mod security;
+pub mod net;
+pub mod quorum;
+pub mod controller;
+pub mod replica;
+pub mod coordinator;
+pub mod server;
+pub mod node;
+pub mod cli;
+
+pub mod pb;
+pub mod telemetry;
+
+#[cfg(any(test, feature = "sim"))]
+pub mod testing;

@@ -1,0 +1,1 @@
+//! Kafka sockets: listen, connection loop, peer client. Knows frames, no API meaning.

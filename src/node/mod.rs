@@ -1,0 +1,1 @@
+//! Boot, publish order, shutdown.

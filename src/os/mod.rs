@@ -1,0 +1,7 @@
+//! The ports made real: the only room that touches clocks, files and entropy. Uses `base`.
+
+pub mod clock;
+pub mod fs;
+
+pub use clock::{OsClock, OsEntropy};
+pub use fs::OsFs;

@@ -1,0 +1,1 @@
+//! openraft over `log` and tonic: propose, commit, checkpoint, observe.

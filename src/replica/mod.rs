@@ -1,0 +1,1 @@
+//! Leader and follower of each partition, waiters, fetch sessions.

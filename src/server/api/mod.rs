@@ -1,0 +1,1 @@
+//! The handlers, one file a family of APIs, mirroring `wire/api`, and the table of APIs.

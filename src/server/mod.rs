@@ -1,0 +1,1 @@
+//! The API table, handlers, refusals, forwarding.

@@ -1,0 +1,1 @@
+//! Seeded and crashable doubles of the ports.

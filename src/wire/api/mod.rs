@@ -1,0 +1,1 @@
+//! The message schemas, one file a family of APIs.

@@ -1,0 +1,1 @@
+//! Framing, primitives and the message schemas of every API. Pure. Uses `base`.
