@@ -1,1 +1,21 @@
-//! Groups and committed offsets as shards over partitions.
+//! Classic consumer groups and committed offsets, kept in `__consumer_offsets`.
+//!
+//! One partition of that topic is one [`shard::Shard`]: a pure machine that takes [`calls::Call`]s
+//! and deadlines and gives [`calls::Effect`]s. `table` holds the shards this broker leads, behind
+//! the only locks of the room. `driver` is the shell that waits: it loads shards from the log,
+//! appends what they decide, and answers clients. `translate` alone knows the wire's structs.
+//!
+//! May use `base`, `config`, `record`, `wire`, `metadata`, `net`, `controller`, `replica`.
+
+pub mod calls;
+mod codec;
+mod group_classic;
+mod group_join;
+mod group_sync;
+mod member;
+mod offsets;
+pub mod ports;
+pub mod records;
+pub mod settings;
+pub mod shard;
+mod turn;
