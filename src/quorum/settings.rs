@@ -1,5 +1,5 @@
 //! What a quorum member or an observer is started with, and what it says of itself: settings,
-//! voters, positions, leadership, descriptions, errors. Plain values. Uses `base`.
+//! voters, leadership, descriptions, errors. Plain values. Uses `base`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,21 +7,6 @@ use crate::base::{LeaderEpoch, NodeId, Offset, Uuid};
 
 /// Name of the directory of the metadata log, beneath `metadata.log.dir`.
 pub const METADATA_DIR_NAME: &str = "__cluster_metadata-0";
-
-/// A place in the metadata log: an offset and the epoch of the leader that appended there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
-pub struct Position {
-    /// Epoch of the leader that appended the batch at `offset`. Compared first: of two positions
-    /// the one of the higher epoch is the later.
-    pub epoch: LeaderEpoch,
-    /// Offset of the last batch counted in; -1 before the first.
-    pub offset: Offset,
-}
-
-impl Position {
-    /// Before the first batch.
-    pub const START: Self = Self { epoch: 0, offset: -1 };
-}
 
 /// One entry of `controller.quorum.voters`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,10 +88,8 @@ pub struct QuorumSettings {
     pub node_id: NodeId,
     /// Id of the metadata log directory.
     pub directory_id: Uuid,
-    /// All voters, this node among them. With a port of 0 for itself the node is never dialled.
+    /// All voters, this node among them.
     pub voters: Vec<Voter>,
-    /// `metadata.log.dir`; the log lives in `__cluster_metadata-0` beneath it.
-    pub metadata_dir: PathBuf,
     /// Name of the controller listener, for descriptions.
     pub listener_name: String,
     /// Timeouts.

@@ -11,9 +11,10 @@ use openraft::{
     vote::RaftLeaderId as _,
 };
 
-use super::settings::{Position, Voter};
+use super::settings::Voter;
 use crate::{
     base::{LeaderEpoch, NodeId, Uuid},
+    metadata::Position,
     pb::quorum as pb,
 };
 
@@ -65,6 +66,7 @@ openraft::declare_raft_types!(
         LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
         Vote = impls::Vote<Self::LeaderId>,
         Payload = EntryPayload<Self::D, Self::NodeId, Self::Node>,
+        Responder<T> = impls::OneshotResponder<Self, T> where T: openraft::OptionalSend + 'static,
         AsyncRuntime = impls::TokioRuntime,
 );
 

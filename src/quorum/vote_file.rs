@@ -9,11 +9,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    settings::Position,
-    types::{self, Vote},
+use super::types::{self, Vote};
+use crate::{
+    base::{NodeId, Uuid, ports::Fs},
+    metadata::Position,
 };
-use crate::base::{NodeId, Uuid, ports::Fs};
 
 /// The file's name within the metadata log's directory.
 pub(crate) const FILE_NAME: &str = "quorum-state";
