@@ -24,8 +24,8 @@ pub const METADATA_VERSION_MIN: i16 = 7;
 pub const METADATA_VERSION_MAX: i16 = 30;
 /// From this metadata version on (3.7-IV2), registrations name log directories.
 pub const METADATA_VERSION_DIRECTORIES: i16 = 17;
-/// From this metadata version on (3.6-IV2), an ISR shrink does not raise the leader epoch.
-pub const METADATA_VERSION_QUIET_SHRINK: i16 = 14;
+/// From this metadata version on (3.6-IV0), an ISR shrink does not raise the leader epoch.
+pub const METADATA_VERSION_QUIET_SHRINK: i16 = 12;
 
 /// A metadata version: its level, name, and whether it brought a change of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
