@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod fs;
+pub mod limits;
+pub mod process;
 
 pub use clock::{OsClock, OsEntropy};
 pub use fs::OsFs;
