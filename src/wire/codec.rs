@@ -7,7 +7,7 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use crate::base::{ErrorCode, Uuid, ports::FileSlice};
+use crate::base::ports::FileSlice;
 
 /// Why bytes are not a message. A peer's mistake: the connection it came from is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -343,196 +343,67 @@ pub fn to_bytes(chunks: &[Chunk]) -> Result<Bytes, EncodeError> {
     Ok(out.freeze())
 }
 
-/// A type that stands in a schema.
-pub trait Field: Sized {
-    /// Reads a value.
-    ///
-    /// # Errors
-    /// Every way in which the bytes are not one.
-    fn read(r: &mut Reader<'_>, ver: Ver) -> Result<Self, DecodeError>;
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-    /// Writes the value.
-    fn write(&self, w: &mut Writer, ver: Ver);
+    const COMPACT: Ver = Ver { v: 0, flexible: true };
+    const PLAIN: Ver = Ver { v: 0, flexible: false };
 
-    /// The length in bytes of the shortest value in this version.
-    fn min_size(ver: Ver) -> usize;
-
-    /// Whether it is null.
-    fn is_null(&self) -> bool {
-        false
+    fn uvarint(bytes: &'static [u8]) -> Result<u32, DecodeError> {
+        let frame = Bytes::from_static(bytes);
+        let mut r = Reader::new(&frame);
+        let n = r.uvarint()?;
+        r.finish().map(|()| n)
     }
 
-    /// Writes the value where null is not allowed: null becomes the empty value.
-    fn write_non_null(&self, w: &mut Writer, ver: Ver) {
-        self.write(w, ver);
-    }
-}
-
-/// A type with an encoding of null, so that `Option` of it stands in a schema.
-pub trait Nullable: Field + Default {
-    /// Reads a value or null.
-    ///
-    /// # Errors
-    /// As [`Field::read`].
-    fn read_nullable(r: &mut Reader<'_>, ver: Ver) -> Result<Option<Self>, DecodeError>;
-
-    /// Writes a value or null.
-    fn write_nullable(value: Option<&Self>, w: &mut Writer, ver: Ver);
-}
-
-impl<T: Nullable> Field for Option<T> {
-    fn read(r: &mut Reader<'_>, ver: Ver) -> Result<Self, DecodeError> {
-        T::read_nullable(r, ver)
-    }
-
-    fn write(&self, w: &mut Writer, ver: Ver) {
-        T::write_nullable(self.as_ref(), w, ver);
-    }
-
-    fn min_size(_: Ver) -> usize {
-        1
-    }
-
-    fn is_null(&self) -> bool {
-        self.is_none()
-    }
-
-    fn write_non_null(&self, w: &mut Writer, ver: Ver) {
-        match self {
-            Some(value) => value.write(w, ver),
-            None => T::default().write(w, ver),
+    #[test]
+    fn variable_length_numbers() {
+        for n in [0, 1, 127, 128, 300, 16_383, 16_384, u32::MAX - 1, u32::MAX] {
+            let mut w = Writer::new();
+            w.uvarint(n);
+            let frame = to_bytes(&w.finish().unwrap()).unwrap();
+            assert_eq!(Reader::new(&frame).uvarint(), Ok(n));
         }
-    }
-}
-
-macro_rules! integers {
-    ($($t:ty),*) => { $(
-        impl Field for $t {
-            fn read(r: &mut Reader<'_>, _: Ver) -> Result<Self, DecodeError> {
-                r.array().map(Self::from_be_bytes)
-            }
-
-            fn write(&self, w: &mut Writer, _: Ver) {
-                w.put(&self.to_be_bytes());
-            }
-
-            fn min_size(_: Ver) -> usize {
-                size_of::<Self>()
-            }
-        }
-    )* };
-}
-
-integers!(i8, i16, u16, i32, i64);
-
-macro_rules! by_way_of {
-    ($t:ty, $raw:ty, $from:expr, $to:expr) => {
-        impl Field for $t {
-            fn read(r: &mut Reader<'_>, ver: Ver) -> Result<Self, DecodeError> {
-                <$raw>::read(r, ver).map($from)
-            }
-
-            fn write(&self, w: &mut Writer, ver: Ver) {
-                <$raw>::write(&$to(*self), w, ver);
-            }
-
-            fn min_size(_: Ver) -> usize {
-                size_of::<$raw>()
-            }
-        }
-    };
-}
-
-by_way_of!(bool, i8, |n| n != 0, i8::from);
-by_way_of!(ErrorCode, i16, Self::from_code, ErrorCode::code);
-
-impl Field for Uuid {
-    fn read(r: &mut Reader<'_>, _: Ver) -> Result<Self, DecodeError> {
-        r.array().map(Self)
+        assert_eq!(uvarint(&[0xac, 0x02]), Ok(300));
+        assert_eq!(uvarint(&[0x80]), Err(DecodeError::Truncated));
+        assert_eq!(uvarint(&[0xff, 0xff, 0xff, 0xff, 0x1f]), Err(DecodeError::BadVarint));
+        assert_eq!(uvarint(&[0x80, 0x80, 0x80, 0x80, 0x80, 0]), Err(DecodeError::BadVarint));
     }
 
-    fn write(&self, w: &mut Writer, _: Ver) {
-        w.put(&self.0);
+    #[test]
+    fn lengths() {
+        let length = |bytes: &'static [u8], ver, prefix| {
+            Reader::new(&Bytes::from_static(bytes)).length(ver, prefix)
+        };
+        assert_eq!(length(&[0], COMPACT, Prefix::Short), Ok(None));
+        assert_eq!(length(&[1], COMPACT, Prefix::Long), Ok(Some(0)));
+        assert_eq!(length(&[0xff, 0xff], PLAIN, Prefix::Short), Ok(None));
+        assert_eq!(length(&[0, 0, 1, 0], PLAIN, Prefix::Long), Ok(Some(256)));
+        let below = length(&[0xff, 0xfe], PLAIN, Prefix::Short);
+        assert_eq!(below, Err(DecodeError::NegativeLength));
     }
 
-    fn min_size(_: Ver) -> usize {
-        16
-    }
-}
-
-/// Types whose length stands before them: read as nullable, with null refused.
-macro_rules! prefixed {
-    ($t:ty, $prefix:expr, $($generic:tt)*) => {
-        impl<$($generic)*> Field for $t {
-            fn read(r: &mut Reader<'_>, ver: Ver) -> Result<Self, DecodeError> {
-                Self::read_nullable(r, ver)?.ok_or(DecodeError::Null)
-            }
-
-            fn write(&self, w: &mut Writer, ver: Ver) {
-                Self::write_nullable(Some(self), w, ver);
-            }
-
-            fn min_size(ver: Ver) -> usize {
-                match $prefix {
-                    _ if ver.flexible => 1,
-                    Prefix::Short => 2,
-                    Prefix::Long => 4,
-                }
-            }
-        }
-    };
-}
-
-prefixed!(String, Prefix::Short,);
-prefixed!(Bytes, Prefix::Long,);
-prefixed!(Vec<T>, Prefix::Long, T: Field);
-
-impl Nullable for String {
-    fn read_nullable(r: &mut Reader<'_>, ver: Ver) -> Result<Option<Self>, DecodeError> {
-        let Some(n) = r.length(ver, Prefix::Short)? else { return Ok(None) };
-        let text = std::str::from_utf8(r.take(n)?).map_err(|_| DecodeError::BadUtf8)?;
-        Ok(Some(text.to_owned()))
+    #[test]
+    fn what_no_prefix_can_say_is_an_error_and_not_a_short_frame() {
+        let mut w = Writer::new();
+        w.length(PLAIN, Prefix::Short, Some(32_767));
+        assert!(w.finish().is_ok());
+        let mut w = Writer::new();
+        w.length(PLAIN, Prefix::Short, Some(32_768));
+        assert_eq!(w.finish().unwrap_err(), EncodeError::TooLong);
+        let mut w = Writer::new();
+        w.length(COMPACT, Prefix::Short, Some(32_768));
+        assert!(w.finish().is_ok(), "compact lengths have 32 bits");
     }
 
-    fn write_nullable(value: Option<&Self>, w: &mut Writer, ver: Ver) {
-        w.length(ver, Prefix::Short, value.map(Self::len));
-        w.put(value.map(Self::as_bytes).unwrap_or_default());
-    }
-}
-
-/// Read as a slice of the frame: keep a copy, not the slice, where a value outlives its request.
-impl Nullable for Bytes {
-    fn read_nullable(r: &mut Reader<'_>, ver: Ver) -> Result<Option<Self>, DecodeError> {
-        let Some(n) = r.length(ver, Prefix::Long)? else { return Ok(None) };
-        r.take_bytes(n).map(Some)
-    }
-
-    fn write_nullable(value: Option<&Self>, w: &mut Writer, ver: Ver) {
-        w.length(ver, Prefix::Long, value.map(Self::len));
-        w.put(value.map(|b| &**b).unwrap_or_default());
-    }
-}
-
-impl<T: Field> Nullable for Vec<T> {
-    fn read_nullable(r: &mut Reader<'_>, ver: Ver) -> Result<Option<Self>, DecodeError> {
-        let Some(n) = r.length(ver, Prefix::Long)? else { return Ok(None) };
-        if n.saturating_mul(T::min_size(ver).max(1)) > r.remaining() {
-            return Err(DecodeError::Truncated);
-        }
-        // An element can be larger in memory than in the frame: at first no more room than the
-        // frame itself takes, then the vector's own doubling as elements prove to be there.
-        let justified = r.remaining().checked_div(size_of::<T>()).unwrap_or_default();
-        let mut out = Self::with_capacity(n.min(justified.max(1)));
-        for _ in 0..n {
-            out.push(T::read(r, ver)?);
-        }
-        Ok(Some(out))
-    }
-
-    fn write_nullable(value: Option<&Self>, w: &mut Writer, ver: Ver) {
-        w.length(ver, Prefix::Long, value.map(Self::len));
-        for element in value.into_iter().flatten() {
-            element.write(w, ver);
-        }
+    #[test]
+    fn a_tagged_field_ends_where_it_says() {
+        let frame = Bytes::from_static(&[5, 2, 0xaa, 0xbb, 9]);
+        let mut r = Reader::new(&frame);
+        let (tag, mut body) = r.tagged().unwrap();
+        assert_eq!((tag, body.remaining(), r.remaining()), (5, 2, 1));
+        assert_eq!(body.take(3), Err(DecodeError::Truncated));
+        assert_eq!(r.tagged().unwrap_err(), DecodeError::Truncated);
     }
 }

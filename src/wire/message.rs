@@ -16,6 +16,7 @@
 //!     response FooResponse(Foo) { … }
 //! }
 //! ```
+//! Defaults are Kafka's, but for a nullable field without a stated one: null to us, empty to Kafka.
 //! A field that a version lacks reads as its default and is left out silently on writing. A null
 //! that a version does not allow is refused on reading and written as the empty value. A tagged
 //! field is written only when it differs from its default; fields with tags stand in the order of
@@ -24,7 +25,8 @@
 use bytes::Bytes;
 
 use super::{
-    codec::{DecodeError, EncodeError, Field, Reader, Writer, to_bytes},
+    codec::{DecodeError, EncodeError, Reader, Writer, to_bytes},
+    fields::Field,
     frame::ApiKey,
 };
 
@@ -113,7 +115,7 @@ macro_rules! schema {
             }
         }
 
-        impl $crate::wire::codec::Field for $name {
+        impl $crate::wire::fields::Field for $name {
             fn read(
                 r: &mut $crate::wire::codec::Reader<'_>,
                 ver: $crate::wire::codec::Ver,
@@ -161,12 +163,12 @@ macro_rules! schema {
         }
 
         /// Null is a byte of -1; a byte of 1 stands before a value.
-        impl $crate::wire::codec::Nullable for $name {
+        impl $crate::wire::fields::Nullable for $name {
             fn read_nullable(
                 r: &mut $crate::wire::codec::Reader<'_>,
                 ver: $crate::wire::codec::Ver,
             ) -> Result<Option<Self>, $crate::wire::codec::DecodeError> {
-                use $crate::wire::codec::Field as _;
+                use $crate::wire::fields::Field as _;
                 if i8::read(r, ver)? < 0 { Ok(None) } else { Self::read(r, ver).map(Some) }
             }
 
@@ -175,7 +177,7 @@ macro_rules! schema {
                 w: &mut $crate::wire::codec::Writer,
                 ver: $crate::wire::codec::Ver,
             ) {
-                use $crate::wire::codec::Field as _;
+                use $crate::wire::fields::Field as _;
                 value.map_or(-1_i8, |_| 1).write(w, ver);
                 if let Some(value) = value {
                     value.write(w, ver);
@@ -205,14 +207,14 @@ macro_rules! schema {
     (@read $out:ident.$f:ident, $r:ident, $ver:ident, $vers:tt ($tag:literal) $null:tt) => {};
     (@read $out:ident.$f:ident, $r:ident, $ver:ident, $vers:tt () $null:tt) => {
         if schema!(@in $ver, $vers) {
-            $out.$f = $crate::wire::codec::Field::read($r, $ver)?;
+            $out.$f = $crate::wire::fields::Field::read($r, $ver)?;
             schema!(@refuse_null $out.$f, $ver, $null);
         }
     };
 
     (@refuse_null $out:ident.$f:ident, $ver:ident, ()) => {};
     (@refuse_null $out:ident.$f:ident, $ver:ident, $null:tt) => {
-        if $crate::wire::codec::Field::is_null(&$out.$f) && !schema!(@in $ver, $null) {
+        if $crate::wire::fields::Field::is_null(&$out.$f) && !schema!(@in $ver, $null) {
             return Err($crate::wire::codec::DecodeError::Null);
         }
     };
@@ -223,7 +225,7 @@ macro_rules! schema {
         $vers:tt ($tag:literal) $null:tt) => {
         if $at == $tag && schema!(@in $ver, $vers) {
             let mut body = $body;
-            $out.$f = $crate::wire::codec::Field::read(&mut body, $ver)?;
+            $out.$f = $crate::wire::fields::Field::read(&mut body, $ver)?;
             body.finish()?;
             schema!(@refuse_null $out.$f, $ver, $null);
         }
@@ -232,15 +234,15 @@ macro_rules! schema {
     (@write $this:ident.$f:ident, $w:ident, $ver:ident, $vers:tt ($tag:literal) $null:tt) => {};
     (@write $this:ident.$f:ident, $w:ident, $ver:ident, $vers:tt () ()) => {
         if schema!(@in $ver, $vers) {
-            $crate::wire::codec::Field::write(&$this.$f, $w, $ver);
+            $crate::wire::fields::Field::write(&$this.$f, $w, $ver);
         }
     };
     (@write $this:ident.$f:ident, $w:ident, $ver:ident, $vers:tt () $null:tt) => {
         if schema!(@in $ver, $vers) {
             if schema!(@in $ver, $null) {
-                $crate::wire::codec::Field::write(&$this.$f, $w, $ver);
+                $crate::wire::fields::Field::write(&$this.$f, $w, $ver);
             } else {
-                $crate::wire::codec::Field::write_non_null(&$this.$f, $w, $ver);
+                $crate::wire::fields::Field::write_non_null(&$this.$f, $w, $ver);
             }
         }
     };
@@ -255,14 +257,14 @@ macro_rules! schema {
     };
     (@write_tagged $this:ident.$f:ident, $w:ident, $ver:ident, $set:ident, ($tag:literal)) => {
         if $set.next() == Some(true) {
-            $w.tagged($tag, |w| $crate::wire::codec::Field::write(&$this.$f, w, $ver));
+            $w.tagged($tag, |w| $crate::wire::fields::Field::write(&$this.$f, w, $ver));
         }
     };
 
     (@min_size $t:ty, $ver:ident, $vers:tt ($tag:literal)) => { 0 };
     (@min_size $t:ty, $ver:ident, $vers:tt ()) => {
         if schema!(@in $ver, $vers) {
-            <$t as $crate::wire::codec::Field>::min_size($ver)
+            <$t as $crate::wire::fields::Field>::min_size($ver)
         } else {
             0
         }

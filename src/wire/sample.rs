@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{codec::Ver, records::Records};
+use super::{api, codec::Ver, message::Request, records::Records};
 use crate::base::{ErrorCode, Uuid};
 
 /// A seeded source of numbers (SplitMix64).
@@ -115,4 +115,56 @@ impl<T: Sample> Sample for Option<T> {
     fn sample(g: &mut Source, ver: Ver) -> Self {
         (g.below(3) > 0).then(|| T::sample(g, ver))
     }
+}
+
+/// Does something with every API.
+pub trait Visitor {
+    /// Called once for each API.
+    fn visit<M>(&mut self)
+    where
+        M: Request<Response: Sample> + Sample;
+}
+
+macro_rules! every_request {
+    ($($file:ident::$name:ident,)*) => {
+        /// Shows every API to `visitor`, in the order of their numbers.
+        pub fn every_request(visitor: &mut impl Visitor) {
+            $( visitor.visit::<api::$file::$name>(); )*
+        }
+    };
+}
+
+every_request! {
+    produce::ProduceRequest,
+    fetch::FetchRequest,
+    offsets::ListOffsetsRequest,
+    metadata::MetadataRequest,
+    group_offsets::OffsetCommitRequest,
+    group_offsets::OffsetFetchRequest,
+    groups::FindCoordinatorRequest,
+    groups::JoinGroupRequest,
+    groups::HeartbeatRequest,
+    groups::LeaveGroupRequest,
+    groups::SyncGroupRequest,
+    groups::DescribeGroupsRequest,
+    groups::ListGroupsRequest,
+    versions::ApiVersionsRequest,
+    topics::CreateTopicsRequest,
+    topics::DeleteTopicsRequest,
+    offsets::DeleteRecordsRequest,
+    cluster::InitProducerIdRequest,
+    offsets::OffsetForLeaderEpochRequest,
+    configs::DescribeConfigsRequest,
+    configs::AlterConfigsRequest,
+    cluster::DescribeLogDirsRequest,
+    topics::CreatePartitionsRequest,
+    groups::DeleteGroupsRequest,
+    configs::IncrementalAlterConfigsRequest,
+    group_offsets::OffsetDeleteRequest,
+    cluster::DescribeQuorumRequest,
+    cluster::UpdateFeaturesRequest,
+    metadata::DescribeClusterRequest,
+    offsets::DescribeProducersRequest,
+    configs::ListConfigResourcesRequest,
+    metadata::DescribeTopicPartitionsRequest,
 }
