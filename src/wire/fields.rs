@@ -222,8 +222,8 @@ mod tests {
     }
 
     #[test]
-    fn lists_reserve_no_more_than_the_frame_takes() {
-        // 1000 empty lists of one byte each, which are 24 bytes each in memory.
+    fn elements_may_be_larger_in_memory_than_in_the_frame() {
+        // 1000 empty lists of one byte each, which take 24 bytes each in memory.
         let mut bytes = vec![0xe9, 0x07];
         bytes.resize(1002, 1);
         let lists = read::<Vec<Vec<i32>>>(&bytes, COMPACT).unwrap();
