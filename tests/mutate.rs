@@ -2,6 +2,8 @@
 //! a value or an error, and takes no more memory than the bytes that arrived justify.
 //!
 //! `VLTAVA_MUTATIONS` sets how many damaged frames are tried.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "reads what the kernel says of this process")]
 
 use std::fs;
 
