@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::{
-    codec::{Chunk, DecodeError, EncodeError, Reader, Ver, Writer},
+    codec::{Chunk, DecodeError, EncodeError, Prefix, Reader, Ver, Writer},
     fields::{Field as _, Nullable as _},
     message::{Message, Request},
 };
@@ -192,7 +192,8 @@ pub fn encode_request<M: Request>(
     M::KEY.code().write(&mut w, HEADER);
     version.write(&mut w, HEADER);
     correlation_id.write(&mut w, HEADER);
-    client_id.map(str::to_owned).write(&mut w, HEADER);
+    w.length(HEADER, Prefix::Short, client_id.map(str::len));
+    w.put(client_id.unwrap_or_default().as_bytes());
     if M::KEY.is_flexible(version) {
         w.uvarint(0);
     }
