@@ -35,7 +35,7 @@ impl Memory {
     /// `frame_bytes_max`, else none of that size could ever be read.
     #[must_use]
     pub fn new(bytes: usize, frame_bytes_max: usize) -> Self {
-        let most = u32::MAX.min(u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX));
+        let most = u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX);
         let budget_units = units(bytes.max(frame_bytes_max.saturating_add(SMALL_BYTES))).min(most);
         Self {
             budget: Arc::new(Semaphore::new(budget_units as usize)),

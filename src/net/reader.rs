@@ -195,12 +195,13 @@ impl FrameReader {
             self.permit_bytes = target;
         }
         if self.buf.capacity() < target {
-            match self.memory.buffer(target) {
-                Some(mut buf) if have <= SMALL_BYTES => {
+            let pooled = if have <= SMALL_BYTES { self.memory.buffer(target) } else { None };
+            match pooled {
+                Some(mut buf) => {
                     buf.extend_from_slice(&self.buf);
                     self.buf = buf;
                 }
-                _ => self.buf.reserve(target - have),
+                None => self.buf.reserve(target - have),
             }
         }
         Ok(target.min(total) - have)

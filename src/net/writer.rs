@@ -4,7 +4,6 @@
 use std::{
     collections::VecDeque,
     io::{self, IoSlice},
-    mem::MaybeUninit,
 };
 
 use bytes::{Buf as _, BytesMut};
@@ -112,8 +111,7 @@ impl Writer {
         let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
         let pieces = pieces.get(..count).unwrap_or_default();
         let mut n = socket.try_io(Interest::WRITABLE, || {
-            let mut room = [MaybeUninit::uninit(); 0];
-            let mut control = SendAncillaryBuffer::new(&mut room);
+            let mut control = SendAncillaryBuffer::default();
             Ok(rustix::net::sendmsg(socket, pieces, &mut control, flags)?)
         })?;
         let sent = n;
