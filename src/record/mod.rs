@@ -8,7 +8,6 @@
 )]
 
 pub mod batch;
-pub mod bootstrap;
 pub mod builder;
 pub mod compress;
 pub mod control;
