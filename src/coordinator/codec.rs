@@ -66,7 +66,11 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn nullable_string(&mut self, field: &'static str, s: Option<&str>) -> Result<(), RecordError> {
+    pub(super) fn nullable_string(
+        &mut self,
+        field: &'static str,
+        s: Option<&str>,
+    ) -> Result<(), RecordError> {
         match s {
             Some(s) => self.string(field, s),
             None => {
@@ -166,7 +170,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn nullable_string(&mut self, field: &'static str) -> Result<Option<Arc<str>>, RecordError> {
+    pub(super) fn nullable_string(
+        &mut self,
+        field: &'static str,
+    ) -> Result<Option<Arc<str>>, RecordError> {
         let len = match self.flexible {
             true => self.length(field)?,
             false => Self::checked(field, i64::from(self.i16(field)?))?,

@@ -29,7 +29,7 @@ pub(super) const CONSUMER: &str = "consumer";
 ///                        └────────────────────────────────────┘
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GroupState {
+pub(super) enum GroupState {
     /// No members; offsets may live on.
     Empty,
     /// Waits for members to (re)join.
@@ -43,7 +43,7 @@ pub enum GroupState {
 impl GroupState {
     /// Kafka's name for it.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Empty => "Empty",
             Self::PreparingRebalance => "PreparingRebalance",
@@ -90,6 +90,9 @@ pub(super) struct ClassicGroup {
     pub(super) join_timer: Option<JoinTimer>,
     /// When members that owe a SyncGroup are removed.
     pub(super) sync_at: Option<Mono>,
+    /// The leader's assignment of this generation is on its way into the log; a second one is not
+    /// taken, or the log could hold another than the members have.
+    pub(super) storing: bool,
     /// The earliest deadline set since the shard last woke it.
     pub(super) earliest: Mono,
     /// When the shard is to wake it; the shard's own.
@@ -120,6 +123,7 @@ impl ClassicGroup {
             subscribed: None,
             join_timer: None,
             sync_at: None,
+            storing: false,
             earliest: Mono::NEVER,
             wake_at: Mono::NEVER,
             offers: BTreeMap::new(),

@@ -342,6 +342,7 @@ impl ClassicGroup {
         self.protocol = self.select_protocol();
         self.subscribed = self.read_subscriptions();
         self.pending_syncs.clear();
+        self.storing = false;
         let next = match self.members.is_empty() {
             true => GroupState::Empty,
             false => GroupState::CompletingRebalance,

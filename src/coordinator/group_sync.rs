@@ -36,7 +36,8 @@ impl ClassicGroup {
         if let Some(member) = self.members.get_mut(&call.member_id) {
             member.syncing = Some(token);
         }
-        if self.is_leader(&call.member_id) {
+        if self.is_leader(&call.member_id) && !self.storing {
+            self.storing = true;
             let given = call.assignments.iter().cloned();
             let assignments: BTreeMap<_, _> =
                 given.filter(|(id, _)| self.members.contains_key(id)).collect();
@@ -51,9 +52,8 @@ impl ClassicGroup {
             return Err(ErrorCode::UnknownMemberId);
         }
         self.check_member(&call.member_id, call.instance_id.as_deref())?;
-        let differs = |said: &Option<_>, ours: &Option<_>| {
-            said.is_some() && ours.is_some() && said != ours
-        };
+        let differs =
+            |said: &Option<_>, ours: &Option<_>| said.is_some() && ours.is_some() && said != ours;
         if call.generation != self.generation {
             Err(ErrorCode::IllegalGeneration)
         } else if differs(&call.protocol_type, &self.protocol_type)
@@ -86,6 +86,7 @@ impl ClassicGroup {
         if self.state != GroupState::CompletingRebalance || self.generation != generation {
             return;
         }
+        self.storing = false;
         let ids: Vec<_> = self.members.keys().cloned().collect();
         for id in ids {
             let share = assignments.get(&id).cloned().unwrap_or_default();
@@ -101,13 +102,9 @@ impl ClassicGroup {
     }
 
     /// The assignment of `generation` could not be stored: members are told, and join again.
-    pub(super) fn not_assigned(
-        &mut self,
-        generation: i32,
-        error: ErrorCode,
-        turn: &mut Turn<'_>,
-    ) {
+    pub(super) fn not_assigned(&mut self, generation: i32, error: ErrorCode, turn: &mut Turn<'_>) {
         if self.state == GroupState::CompletingRebalance && self.generation == generation {
+            self.storing = false;
             self.drop_assignments(error, turn);
             self.rebalance_or_complete(turn);
         }
@@ -142,7 +139,9 @@ impl ClassicGroup {
         let reply = Reply::Leave(LeaveReply { error: ErrorCode::None, members });
         match turn.appends.last_mut() {
             // The group is empty now; that is stored before it is said.
-            Some((_, then)) if *then == Then::Nothing => *then = Then::Replies(vec![(token, reply)]),
+            Some((_, then)) if *then == Then::Nothing => {
+                *then = Then::Replies(vec![(token, reply)])
+            }
             _ => turn.reply(token, reply),
         }
     }

@@ -7,8 +7,10 @@
 //!
 //! May use `base`, `config`, `record`, `wire`, `metadata`, `net`, `controller`, `replica`.
 
+mod batches;
 pub mod calls;
 mod codec;
+pub mod driver;
 mod group_classic;
 mod group_join;
 mod group_sync;
@@ -16,6 +18,16 @@ mod member;
 mod offsets;
 pub mod ports;
 pub mod records;
+mod requests_driver;
 pub mod settings;
 pub mod shard;
+mod table;
+mod translate;
+mod translate_offsets;
 mod turn;
+
+pub use calls::Client;
+pub use driver::Coordinators;
+pub use ports::{Appended, Bounds, Chunk, OffsetsLog, TopicNames};
+pub use settings::Settings;
+pub use table::partition_for;

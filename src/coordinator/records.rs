@@ -298,3 +298,171 @@ pub fn subscribed_topics(metadata: &[u8]) -> Option<Vec<Arc<str>>> {
     }
     Some(topics)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<_> = text.chars().filter_map(|c| c.to_digit(16)).collect();
+        digits.chunks(2).map(|d| u8::try_from(d[0] * 16 + d[1]).unwrap()).collect()
+    }
+
+    fn offset() -> OffsetAndMetadata {
+        OffsetAndMetadata {
+            offset: 42,
+            leader_epoch: 3,
+            metadata: "m\u{e9}".into(),
+            commit_ms: 1_700_000_000_123,
+            expire_ms: None,
+            topic_id: Uuid([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]),
+        }
+    }
+
+    fn group() -> GroupMetadata {
+        GroupMetadata {
+            protocol_type: "consumer".into(),
+            generation: 5,
+            protocol: Some("range".into()),
+            leader: Some("a-1".into()),
+            state_since_ms: 1_700_000_000_456,
+            members: vec![MemberMetadata {
+                member_id: "a-1".into(),
+                instance_id: Some("i".into()),
+                client_id: "c".into(),
+                client_host: "/127.0.0.1".into(),
+                rebalance_timeout_ms: 60_000,
+                session_timeout_ms: 10_000,
+                subscription: Bytes::from_static(&[1, 2]),
+                assignment: Bytes::from_static(&[3]),
+            }],
+        }
+    }
+
+    /// All bytes here were written by the generated classes of Kafka 4.3.1.
+    const OFFSETS: [&str; 5] = [
+        "0000000000000000002a00036dc3a90000018bcfe5687b",
+        "0001000000000000002a00036dc3a90000018bcfe5687bffffffffffffffff",
+        "0002000000000000002a00036dc3a90000018bcfe5687b",
+        "0003000000000000002a0000000300036dc3a90000018bcfe5687b",
+        "0004000000000000002a00000003046dc3a90000018bcfe5687b0100100102030405060708090a0b0c0d0e0f10",
+    ];
+    const OFFSET_WITHOUT_ID: &str = "0004000000000000002a00000003046dc3a90000018bcfe5687b00";
+    const OFFSET_WITH_EXPIRY: &str =
+        "0001000000000000002a00036dc3a90000018bcfe5687b0000018bcfe652db";
+    const GROUPS: [&str; 5] = [
+        "00000008636f6e73756d657200000005000572616e67650003612d31000000010003612d31000163000a2f3132\
+         372e302e302e31000027100000000201020000000103",
+        "00010008636f6e73756d657200000005000572616e67650003612d31000000010003612d31000163000a2f3132\
+         372e302e302e310000ea60000027100000000201020000000103",
+        "00020008636f6e73756d657200000005000572616e67650003612d310000018bcfe569c8000000010003612d31\
+         000163000a2f3132372e302e302e310000ea60000027100000000201020000000103",
+        "00030008636f6e73756d657200000005000572616e67650003612d310000018bcfe569c8000000010003612d31\
+         000169000163000a2f3132372e302e302e310000ea60000027100000000201020000000103",
+        "000409636f6e73756d6572000000050672616e676504612d310000018bcfe569c80204612d31026902630b2f31\
+         32372e302e302e310000ea600000271003010202030000",
+    ];
+    const EMPTY_GROUP: &str = "0003000000000000ffffffff000000000000000900000000";
+    const OFFSET_KEY_BYTES: &str = "000100016700066f726465727300000007";
+    const GROUP_KEY_BYTES: &str = "0002000167";
+
+    fn offset_record(value: Option<OffsetAndMetadata>) -> Record {
+        Record::Offset { group: "g".into(), topic: "orders".into(), partition: 7, value }
+    }
+
+    fn group_record(value: Option<GroupMetadata>) -> Record {
+        Record::Group { group: "g".into(), value }
+    }
+
+    #[test]
+    fn bytes_are_those_of_kafka() {
+        let no_id = OffsetAndMetadata { topic_id: Uuid::ZERO, ..offset() };
+        let expiring = OffsetAndMetadata { expire_ms: Some(1_700_000_060_123), ..offset() };
+        let empty = GroupMetadata {
+            protocol_type: "".into(),
+            generation: 0,
+            protocol: None,
+            leader: None,
+            state_since_ms: 9,
+            members: vec![],
+        };
+        for (record, key, value) in [
+            (offset_record(Some(offset())), OFFSET_KEY_BYTES, Some(OFFSETS[4])),
+            (offset_record(Some(no_id)), OFFSET_KEY_BYTES, Some(OFFSET_WITHOUT_ID)),
+            (offset_record(Some(expiring)), OFFSET_KEY_BYTES, Some(OFFSET_WITH_EXPIRY)),
+            (offset_record(None), OFFSET_KEY_BYTES, None),
+            (group_record(Some(group())), GROUP_KEY_BYTES, Some(GROUPS[3])),
+            (group_record(Some(empty)), GROUP_KEY_BYTES, Some(EMPTY_GROUP)),
+            (group_record(None), GROUP_KEY_BYTES, None),
+        ] {
+            let (k, v) = record.encode().unwrap();
+            assert_eq!((k.to_vec(), v.map(|v| v.to_vec())), (hex(key), value.map(hex)));
+        }
+    }
+
+    #[test]
+    fn every_version_is_read() {
+        for (version, bytes) in OFFSETS.iter().enumerate() {
+            let mut expected = offset();
+            expected.leader_epoch = if version >= 3 { 3 } else { -1 };
+            if version < 4 {
+                expected.topic_id = Uuid::ZERO;
+            }
+            for key in [OFFSET_KEY_BYTES, "000000016700066f726465727300000007"] {
+                let read = Record::decode(&hex(key), Some(&hex(bytes)));
+                assert_eq!(read, Ok(Some(offset_record(Some(expected.clone())))), "v{version}");
+            }
+        }
+        for (version, bytes) in GROUPS.iter().enumerate() {
+            let mut expected = group();
+            if version < 1 {
+                expected.members[0].rebalance_timeout_ms = -1;
+            }
+            if version < 2 {
+                expected.state_since_ms = -1;
+            }
+            if version < 3 {
+                expected.members[0].instance_id = None;
+            }
+            let read = Record::decode(&hex(GROUP_KEY_BYTES), Some(&hex(bytes)));
+            assert_eq!(read, Ok(Some(group_record(Some(expected)))), "v{version}");
+        }
+    }
+
+    #[test]
+    fn other_kinds_are_passed_over_and_damage_is_told() {
+        assert_eq!(Record::decode(&hex("0003000167"), Some(&[])), Ok(None));
+        let newer = Record::decode(&hex(GROUP_KEY_BYTES), Some(&hex("0005")));
+        assert_eq!(newer, Err(RecordError::UnknownVersion(5)));
+        for bytes in OFFSETS.iter().chain(&GROUPS) {
+            let key = if OFFSETS.contains(bytes) { OFFSET_KEY_BYTES } else { GROUP_KEY_BYTES };
+            let whole = hex(bytes);
+            for cut in 0..whole.len() {
+                let read = Record::decode(&hex(key), Some(&whole[..cut]));
+                assert!(read.is_err(), "{bytes} cut at {cut}: {read:?}");
+            }
+        }
+        // A count of 2^31-1 members in 26 bytes.
+        let lying = hex("0003000000000000ffffffff00000000000000097fffffff0001");
+        assert!(Record::decode(&hex(GROUP_KEY_BYTES), Some(&lying)).is_err());
+    }
+
+    #[test]
+    fn names_too_long_for_the_format_are_refused() {
+        let group: Arc<str> = "g".repeat(32_768).into();
+        assert_eq!(
+            Record::Group { group, value: None }.encode(),
+            Err(RecordError::TooLong("group"))
+        );
+    }
+
+    #[test]
+    fn subscriptions_of_any_version_name_their_topics() {
+        let v3 = hex("0003000000020001610003626262ffffffff00000000ffffffff0001");
+        let topics: Vec<Arc<str>> = vec!["a".into(), "bbb".into()];
+        assert_eq!(subscribed_topics(&v3), Some(topics));
+        for bad in ["", "ffff00000000", "000000000002000161", "0000ffffffff", "00007fffffff"] {
+            assert_eq!(subscribed_topics(&hex(bad)), None, "{bad}");
+        }
+    }
+}

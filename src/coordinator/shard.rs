@@ -328,7 +328,7 @@ impl Shard {
     #[must_use]
     pub fn next_deadline(&self) -> Mono {
         let wake = self.wakes.first().map(|(at, _)| *at);
-        let late = self.pending.iter().map(|p| p.deadline).find(|at| *at != Mono::NEVER);
+        let late = self.pending.iter().map(|p| p.deadline).min();
         wake.into_iter().chain(late).fold(self.sweep_at, Mono::min)
     }
 
@@ -468,6 +468,9 @@ impl Shard {
     fn fetch(&mut self, token: Token, call: &FetchCall, turn: &mut Turn<'_>) {
         match self.pending.back_mut() {
             Some(last) if call.require_stable => {
+                if last.deadline == Mono::NEVER {
+                    last.deadline = turn.now.mono.after_ms(turn.settings.commit_timeout_ms);
+                }
                 last.reads.push((token, Reply::Fetch(self.offsets.fetch(call))));
             }
             _ => {
@@ -509,12 +512,7 @@ impl Shard {
     }
 
     /// Runs `f` and makes effects of what it wants appended.
-    fn turn(
-        &mut self,
-        now: Now,
-        out: &mut Vec<Effect>,
-        f: impl FnOnce(&mut Self, &mut Turn<'_>),
-    ) {
+    fn turn(&mut self, now: Now, out: &mut Vec<Effect>, f: impl FnOnce(&mut Self, &mut Turn<'_>)) {
         let settings = self.settings.clone();
         let mut turn = Turn { now, settings: &settings, out, appends: Vec::new() };
         f(self, &mut turn);
