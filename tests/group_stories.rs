@@ -354,21 +354,23 @@ impl Story {
     }
 
     fn trace(&mut self) -> String {
-        let mut out = String::new();
-        for (offset, records) in std::mem::take(&mut self.world.appends) {
-            for (i, record) in records.iter().enumerate() {
-                let _ = writeln!(out, "log {}: {}", offset + i as i64, self.record(record));
-            }
-        }
-        for (token, reply) in std::mem::take(&mut self.world.replies) {
-            let caller = self.callers[&token].clone();
-            if let Reply::Join(join) = &reply
+        let replies = std::mem::take(&mut self.world.replies);
+        for (token, reply) in &replies {
+            if let Reply::Join(join) = reply
                 && !join.member_id.is_empty()
                 && !self.ids.values().any(|id| *id == join.member_id)
             {
-                self.ids.insert(caller.clone(), join.member_id.clone());
+                self.ids.insert(self.callers[token].clone(), join.member_id.clone());
             }
-            let _ = writeln!(out, "{caller} ◄ {}", self.reply(&reply));
+        }
+        let mut out = String::new();
+        for (offset, records) in std::mem::take(&mut self.world.appends) {
+            for (offset, record) in (offset..).zip(&*records) {
+                let _ = writeln!(out, "log {offset}: {}", self.record(record));
+            }
+        }
+        for (token, reply) in replies {
+            let _ = writeln!(out, "{} ◄ {}", self.callers[&token], self.reply(&reply));
         }
         out
     }
@@ -523,49 +525,189 @@ impl Dice {
         self.0 ^= self.0 << 17;
         self.0 % sides
     }
-
-    fn one<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
-        (!of.is_empty()).then(|| &of[self.roll(of.len() as u64) as usize])
-    }
 }
 
-/// What the clients of a random history believe and were told.
-#[derive(Default)]
-struct Clients {
-    /// Member ids ever handed out, by group.
-    ids: Vec<(Arc<str>, Arc<str>)>,
-    generation: BTreeMap<Arc<str>, i32>,
-    /// Calls that wait, and what they ask.
+/// A client that follows the protocol, most of the time.
+struct Agent {
+    group: Arc<str>,
+    instance_id: Option<Arc<str>>,
+    protocols: &'static str,
+    member_id: Arc<str>,
+    generation: i32,
+    /// Whom to give shares, if it leads the generation.
+    members: Vec<Arc<str>>,
+    doing: Doing,
+}
+
+#[derive(PartialEq)]
+enum Doing {
+    Nothing,
+    Waiting(Token),
+    Joined,
+    Consuming,
+}
+
+/// A history: agents, and what must hold of all that they are told.
+struct History {
+    world: World,
+    agents: Vec<Agent>,
     asked: BTreeMap<Token, Call>,
-    /// Shares given in each generation of a group.
+    /// The highest generation told, by group.
+    generation: BTreeMap<Arc<str>, i32>,
+    /// Shares given in each generation of a group, by member.
     shares: BTreeMap<(Arc<str>, i32), BTreeMap<Arc<str>, Bytes>>,
     /// The last acknowledged commit of each partition, and those that may have overtaken it.
     offsets: BTreeMap<(Arc<str>, i32), BTreeSet<i64>>,
-    answered: usize,
+    /// Shares given and commits acknowledged.
+    served: usize,
 }
 
-impl Clients {
-    fn hear(&mut self, token: Token, reply: &Reply) {
-        let call = self.asked.remove(&token).expect("a call is answered once");
-        self.answered += 1;
+impl History {
+    fn new() -> Self {
+        let settings =
+            Settings { max_size: 3, initial_rebalance_delay_ms: 500, ..Settings::default() };
+        let agent = |n: usize| Agent {
+            group: ["a", "b"][n % 2].into(),
+            instance_id: (n < 4).then(|| format!("static{}", n / 2).into()),
+            protocols: ["range", "range,sticky", "sticky,range"][n % 3],
+            member_id: "".into(),
+            generation: -1,
+            members: vec![],
+            doing: Doing::Nothing,
+        };
+        Self {
+            world: World::new(settings),
+            agents: (0..8).map(agent).collect(),
+            asked: BTreeMap::new(),
+            generation: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            offsets: BTreeMap::new(),
+            served: 0,
+        }
+    }
+
+    fn ask(&mut self, call: Call) -> Token {
+        self.asked.insert(self.world.tokens + 1, call.clone());
+        self.world.call(call)
+    }
+
+    fn act(&mut self, n: usize, dice: &mut Dice) {
+        let agent = &self.agents[n];
+        let call = match agent.doing {
+            // Some give up, as after a lost connection.
+            Doing::Waiting(_) if dice.roll(30) != 0 => return,
+            Doing::Waiting(_) => {
+                self.agents[n].doing = Doing::Nothing;
+                return;
+            }
+            Doing::Nothing => self.join_call(n, dice),
+            Doing::Joined => self.sync_call(agent),
+            Doing::Consuming => match dice.roll(10) {
+                0 => self.join_call(n, dice),
+                1 => Call::Leave(LeaveCall {
+                    group: agent.group.clone(),
+                    members: vec![Leaving {
+                        member_id: agent.member_id.clone(),
+                        instance_id: agent.instance_id.clone(),
+                    }],
+                }),
+                2..=5 => self.commit_call(agent, dice),
+                // A static client restarts and has forgotten its id.
+                6 if agent.instance_id.is_some() => {
+                    self.agents[n].member_id = "".into();
+                    self.join_call(n, dice)
+                }
+                _ => Call::Heartbeat(HeartbeatCall {
+                    group: agent.group.clone(),
+                    generation: agent.generation,
+                    member_id: agent.member_id.clone(),
+                    instance_id: agent.instance_id.clone(),
+                }),
+            },
+        };
+        let token = self.world.tokens + 1;
+        self.agents[n].doing = Doing::Waiting(token);
+        self.ask(call);
+    }
+
+    fn join_call(&self, n: usize, dice: &mut Dice) -> Call {
+        let (agent, token) = (&self.agents[n], self.world.tokens);
+        let mut unique = [n as u8; 16];
+        unique[..8].copy_from_slice(&token.to_be_bytes());
+        Call::Join(JoinCall {
+            group: agent.group.clone(),
+            client: Client { id: "c".into(), host: "/h".into() },
+            member_id: agent.member_id.clone(),
+            instance_id: agent.instance_id.clone(),
+            protocol_type: "consumer".into(),
+            protocols: protocols(agent.protocols),
+            session_timeout_ms: 6_000 + dice.roll(4_000) as i32,
+            rebalance_timeout_ms: 5_000 + dice.roll(5_000) as i32,
+            must_know_id: n % 2 == 0,
+            can_skip_assignment: n % 4 < 2,
+            unique,
+        })
+    }
+
+    fn sync_call(&self, agent: &Agent) -> Call {
+        let token = self.world.tokens;
+        let share = |(n, id): (usize, &Arc<str>)| (id.clone(), format!("{token}/{n}").into());
+        Call::Sync(SyncCall {
+            group: agent.group.clone(),
+            generation: agent.generation,
+            member_id: agent.member_id.clone(),
+            instance_id: agent.instance_id.clone(),
+            protocol_type: None,
+            protocol: None,
+            assignments: agent.members.iter().enumerate().map(share).collect(),
+        })
+    }
+
+    fn commit_call(&self, agent: &Agent, dice: &mut Dice) -> Call {
+        let partition = CommitPartition {
+            partition: dice.roll(2) as i32,
+            offset: self.world.tokens as i64,
+            leader_epoch: -1,
+            metadata: "".into(),
+        };
+        let topic_id = Uuid::ZERO;
+        Call::Commit(CommitCall {
+            group: agent.group.clone(),
+            generation: agent.generation,
+            member_id: agent.member_id.clone(),
+            instance_id: agent.instance_id.clone(),
+            retention_ms: None,
+            knows_group_id_not_found: true,
+            topics: vec![CommitTopic { name: "t".into(), topic_id, partitions: vec![partition] }],
+        })
+    }
+
+    fn hear_all(&mut self) {
+        for (token, reply) in std::mem::take(&mut self.world.replies) {
+            let call = self.asked.remove(&token).expect("a call is answered once");
+            self.check(&call, &reply);
+            let agent = self.agents.iter_mut().find(|a| a.doing == Doing::Waiting(token));
+            if let Some(agent) = agent {
+                agent.hear(&reply);
+            }
+        }
+    }
+
+    fn check(&mut self, call: &Call, reply: &Reply) {
         match (call, reply) {
-            (Call::Join(call), Reply::Join(r)) => {
-                if !r.member_id.is_empty() {
-                    self.ids.push((call.group.clone(), r.member_id.clone()));
-                }
-                if r.error == ErrorCode::None {
-                    let known = self.generation.entry(call.group).or_insert(0);
-                    assert!(r.generation >= *known, "generations rise");
-                    *known = r.generation;
-                }
+            (Call::Join(call), Reply::Join(r)) if r.error == ErrorCode::None => {
+                let known = self.generation.entry(call.group.clone()).or_insert(0);
+                assert!(r.generation >= *known, "generations rise");
+                *known = r.generation;
+                // Static members that are awaited still do not count.
+                let dynamic = r.members.iter().filter(|m| m.instance_id.is_none()).count();
+                assert!(dynamic <= 3, "a group has its limit");
             }
             (Call::Sync(call), Reply::Sync(r)) if r.error == ErrorCode::None => {
-                let shares = self.shares.entry((call.group, call.generation)).or_default();
+                self.served += 1;
+                let shares = self.shares.entry((call.group.clone(), call.generation)).or_default();
                 // A static member is one member under whatever id.
-                let who = match &*call.member_id {
-                    id if id.starts_with("c-") => call.member_id.clone(),
-                    id => id[..1].into(),
-                };
+                let who = call.instance_id.as_ref().unwrap_or(&call.member_id).clone();
                 let before = shares.insert(who, r.assignment.clone());
                 assert!(before.is_none_or(|b| b == r.assignment), "one share a generation");
                 let mut owned = BTreeSet::new();
@@ -575,9 +717,10 @@ impl Clients {
             }
             (Call::Commit(call), Reply::Commit(r)) => {
                 let p = &call.topics[0].partitions[0];
-                let possible =
-                    self.offsets.entry((call.group, p.partition)).or_insert_with(|| [-1].into());
+                let key = (call.group.clone(), p.partition);
+                let possible = self.offsets.entry(key).or_insert_with(|| [-1].into());
                 if r.error == ErrorCode::None {
+                    self.served += 1;
                     *possible = [p.offset].into();
                 } else {
                     possible.insert(p.offset);
@@ -586,167 +729,115 @@ impl Clients {
             _ => {}
         }
     }
-}
 
-fn random_call(world: &mut World, clients: &Clients, dice: &mut Dice) -> Call {
-    let group: Arc<str> = ["a", "b"][dice.roll(2) as usize].into();
-    let ids: Vec<_> = clients.ids.iter().filter(|(g, _)| *g == group).map(|(_, m)| m).collect();
-    let member = dice.one(&ids).map(|m| (**m).clone()).unwrap_or_default();
-    let stale = i32::from(dice.roll(8) == 0);
-    let generation = clients.generation.get(&group).copied().unwrap_or(1) - stale;
-    let instance_id = (dice.roll(4) == 0).then(|| Arc::from(["i", "j"][dice.roll(2) as usize]));
-    match dice.roll(16) {
-        0..=5 => {
-            world.drawn = world.drawn.wrapping_add(1);
-            let mut unique = [world.drawn; 16];
-            unique[0] = (world.tokens >> 8) as u8;
-            unique[1] = world.tokens as u8;
-            Call::Join(JoinCall {
-                group,
-                client: Client { id: "c".into(), host: "/h".into() },
-                member_id: if dice.roll(3) == 0 { "".into() } else { member },
-                instance_id,
-                protocol_type: "consumer".into(),
-                protocols: protocols(["range", "range,sticky", "sticky:u"][dice.roll(3) as usize]),
-                session_timeout_ms: 6_000 + dice.roll(4_000) as i32,
-                rebalance_timeout_ms: 5_000 + dice.roll(5_000) as i32,
-                must_know_id: dice.roll(2) == 0,
-                can_skip_assignment: dice.roll(2) == 0,
-                unique,
-            })
-        }
-        6..=8 => {
-            // Distinct shares for whoever may be in: the leader's plan is the clients' affair.
-            let plan = ids.iter().collect::<BTreeSet<_>>().into_iter().enumerate();
-            let assignments = plan
-                .map(|(n, id)| ((**id).clone(), Bytes::from(format!("{}/{n}", world.tokens))))
-                .collect();
-            Call::Sync(SyncCall {
-                group,
-                generation,
-                member_id: member,
-                instance_id: None,
-                protocol_type: None,
-                protocol: None,
-                assignments,
-            })
-        }
-        9..=10 => {
-            Call::Heartbeat(HeartbeatCall { group, generation, member_id: member, instance_id })
-        }
-        11 => Call::Leave(LeaveCall {
-            group,
-            members: vec![Leaving { member_id: member, instance_id }],
-        }),
-        12 => Call::DeleteGroups(vec!["never".into()]),
-        _ => {
-            let simple = dice.roll(3) == 0;
-            let partition = CommitPartition {
-                partition: dice.roll(2) as i32,
-                offset: world.tokens as i64,
-                leader_epoch: -1,
-                metadata: "".into(),
+    fn check_offsets(&mut self) {
+        for ((group, partition), possible) in self.offsets.clone() {
+            let in_flight = self.asked.values().any(|c| matches!(c, Call::Commit(_)));
+            let topic_id = Uuid::ZERO;
+            let topic = FetchTopic { name: "t".into(), topic_id, partitions: vec![partition] };
+            let Reply::Fetch(r) = self.world.fetch(&group, Some(vec![topic]), false) else {
+                panic!("a fetch is answered with a fetch");
             };
-            Call::Commit(CommitCall {
-                group,
-                generation: if simple { -1 } else { generation },
-                member_id: if simple { "".into() } else { member },
-                instance_id: None,
-                retention_ms: None,
-                knows_group_id_not_found: true,
-                topics: vec![CommitTopic {
-                    name: "t".into(),
-                    topic_id: Uuid::ZERO,
-                    partitions: vec![partition],
-                }],
-            })
+            let found = r.topics[0].partitions[0].offset;
+            assert!(
+                possible.contains(&found) || in_flight,
+                "group {group} partition {partition}: {found} is none of {possible:?}"
+            );
         }
+        self.world.replies.clear();
+    }
+
+    fn snapshot(&mut self) -> String {
+        let mut out = String::new();
+        for group in ["a", "b"] {
+            let fetched = self.world.fetch(group, None, true);
+            let g = self.world.shard.as_ref().unwrap().describe(&group.into());
+            let _ = writeln!(out, "{} {} {} {fetched:?}", g.group, g.state, g.members.len());
+        }
+        self.world.replies.clear();
+        out
     }
 }
 
-fn check_offsets(world: &mut World, clients: &Clients) {
-    for ((group, partition), possible) in &clients.offsets {
-        let in_flight = clients.asked.values().any(|c| matches!(c, Call::Commit(_)));
-        let topics = vec![FetchTopic {
-            name: "t".into(),
-            topic_id: Uuid::ZERO,
-            partitions: vec![*partition],
-        }];
-        let Reply::Fetch(r) = world.fetch(group, Some(topics), false) else { panic!("a fetch") };
-        let found = r.topics[0].partitions[0].offset;
-        let acknowledged = possible.len() == 1 && !in_flight;
-        assert!(
-            possible.contains(&found) || !acknowledged,
-            "group {group} partition {partition}: {found} is none of {possible:?}"
-        );
+impl Agent {
+    fn hear(&mut self, reply: &Reply) {
+        self.doing = Doing::Nothing;
+        let (error, next) = match reply {
+            Reply::Join(r) => {
+                if r.error == ErrorCode::None {
+                    self.generation = r.generation;
+                    self.members = r.members.iter().map(|m| m.member_id.clone()).collect();
+                }
+                if matches!(r.error, ErrorCode::None | ErrorCode::MemberIdRequired) {
+                    self.member_id = r.member_id.clone();
+                }
+                (r.error, Doing::Joined)
+            }
+            Reply::Sync(r) => (r.error, Doing::Consuming),
+            Reply::Heartbeat(error) => (*error, Doing::Consuming),
+            Reply::Commit(r) => (r.error, Doing::Consuming),
+            Reply::Leave(_) => (ErrorCode::UnknownMemberId, Doing::Nothing),
+            _ => return,
+        };
+        match error {
+            ErrorCode::None => self.doing = next,
+            ErrorCode::UnknownMemberId | ErrorCode::FencedInstanceId => self.member_id = "".into(),
+            _ => {}
+        }
     }
 }
 
 fn random_history(seed: u64) -> usize {
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let settings = Settings { max_size: 4, ..Settings::default() };
-    let (mut world, mut clients) = (World::new(settings), Clients::default());
-    for _ in 0..400 {
-        match dice.roll(20) {
-            0..=13 => {
-                let call = random_call(&mut world, &clients, &mut dice);
-                clients.asked.insert(world.tokens + 1, call.clone());
-                world.call(call);
+    let mut history = History::new();
+    for _ in 0..1_000 {
+        match dice.roll(50) {
+            0..=35 => history.act(dice.roll(8) as usize, &mut dice),
+            36..=44 => history.world.advance(dice.roll(1_000)),
+            45 => history.world.advance(dice.roll(12_000)),
+            46 => {
+                history.world.follows = dice.roll(3) != 0;
+                history.world.commit_all();
             }
-            14..=16 => world.advance(dice.roll(4_000)),
-            17 => {
-                world.follows = dice.roll(3) != 0;
-                world.commit_all();
+            47 => history.world.refuse = Some(ErrorCode::NotEnoughReplicas),
+            48 => history.check_offsets(),
+            _ if dice.roll(6) == 0 => {
+                history.world.load();
+                // A generation whose assignment was not stored is forgotten with the leader.
+                history.generation.clear();
+                history.shares.clear();
             }
-            18 => world.refuse = (dice.roll(2) == 0).then_some(ErrorCode::NotEnoughReplicas),
-            _ => {
-                if dice.roll(4) == 0 {
-                    world.load();
-                    // Generations that were not stored are forgotten with the members' sessions.
-                    clients.generation.clear();
-                    clients.shares.clear();
-                }
-            }
+            _ => {}
         }
-        for (token, reply) in std::mem::take(&mut world.replies) {
-            clients.hear(token, &reply);
-        }
-        if dice.roll(8) == 0 {
-            check_offsets(&mut world, &clients);
-            world.replies.clear();
-        }
+        history.hear_all();
     }
     // Healed, every call is answered: nothing parks longer than the longest timer.
-    world.follows = true;
-    world.refuse = None;
-    world.commit_all();
-    world.advance(400_000);
-    for (token, reply) in std::mem::take(&mut world.replies) {
-        clients.hear(token, &reply);
-    }
-    assert!(clients.asked.is_empty(), "seed {seed}: unanswered {:?}", clients.asked);
-    check_offsets(&mut world, &clients);
-    world.replies.clear();
+    history.world.follows = true;
+    history.world.refuse = None;
+    history.world.commit_all();
+    history.world.advance(400_000);
+    history.hear_all();
+    assert!(history.asked.is_empty(), "unanswered: {:?}", history.asked);
+    history.check_offsets();
     // What the log says is what the shard says.
-    let before = snapshot(&mut world);
-    world.load();
-    assert_eq!(snapshot(&mut world), before, "seed {seed}: a reload changes nothing");
-    clients.answered
-}
-
-fn snapshot(world: &mut World) -> String {
-    let mut out = String::new();
-    for group in ["a", "b"] {
-        let fetched = world.fetch(group, None, true);
-        let g = world.shard.as_ref().unwrap().describe(&group.into());
-        let _ = writeln!(out, "{} {} {} {fetched:?}", g.group, g.state, g.members.len());
-    }
-    world.replies.clear();
-    out
+    let before = history.snapshot();
+    history.world.load();
+    // A group that could not store that it is empty stores it again when its sessions have ended.
+    history.world.advance(60_000);
+    assert_eq!(history.snapshot(), before, "a reload changes nothing");
+    history.served
 }
 
 #[test]
 fn random_histories_keep_the_invariants() {
-    let answered: usize = (1..=300).map(random_history).sum();
-    assert!(answered > 50_000, "{answered} calls were answered");
+    let served: usize = (1..=100)
+        .map(|seed| {
+            let played = std::panic::catch_unwind(|| random_history(seed));
+            played.unwrap_or_else(|cause| {
+                eprintln!("seed {seed}");
+                std::panic::resume_unwind(cause)
+            })
+        })
+        .sum();
+    assert!(served > 3_000, "{served} shares and commits: the histories do too little");
 }
