@@ -8,6 +8,7 @@ use std::{
     io,
     ops::{Bound, RangeBounds},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,6 +28,10 @@ use super::{
 pub(crate) const READ_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of flushed entries that stay in memory.
 const TAIL_BYTES: usize = 512 * 1024;
+/// With nothing to write for so long after the start, space is taken in reserve.
+const IDLE: Duration = Duration::from_secs(1);
+/// And is looked after again when there is nothing to write for so long.
+const IDLE_AGAIN: Duration = Duration::from_secs(60);
 
 /// What the writer thread is asked to do, in this order.
 pub(crate) enum Io {
@@ -192,12 +197,14 @@ pub(crate) struct LogStore {
 #[derive(Debug)]
 pub(crate) struct WriterThread {
     io: mpsc::Sender<Io>,
+    shared: Arc<Shared>,
     handle: std::thread::JoinHandle<()>,
 }
 
 impl WriterThread {
     /// Ends the thread after all that was asked of it; closes the log.
     pub(crate) async fn stop(self) {
+        self.shared.disk.begin_close();
         // It may have ended already.
         let _ = self.io.send(Io::Stop);
         let joined = tokio::task::spawn_blocking(move || self.handle.join()).await;
@@ -226,7 +233,8 @@ impl LogStore {
         let handle = std::thread::Builder::new()
             .name("quorum-log".to_owned())
             .spawn(move || writer.run(&asked))?;
-        Ok((Self { shared, io: io.clone() }, WriterThread { io, handle }))
+        let thread = WriterThread { io: io.clone(), shared: Arc::clone(&shared), handle };
+        Ok((Self { shared, io }, thread))
     }
 
     /// Waits until all that was appended is durable.
@@ -356,7 +364,19 @@ struct Writer {
 
 impl Writer {
     fn run(&self, asked: &mpsc::Receiver<Io>) {
-        while let Ok(first) = asked.recv() {
+        let mut idle = IDLE;
+        loop {
+            let first = match asked.recv_timeout(idle) {
+                Ok(first) => first,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    if let Err(e) = self.shared.disk.reserve() {
+                        tracing::warn!("no space could be reserved for metadata: {e}");
+                    }
+                    idle = IDLE_AGAIN;
+                    continue;
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return self.shared.disk.close(),
+            };
             let mut queue = VecDeque::from([first]);
             queue.extend(asked.try_iter());
             while let Some(next) = queue.pop_front() {
