@@ -34,3 +34,17 @@ pub use settings::{
     QuorumError, QuorumSettings, QuorumTimeouts, ReplicaDescription, Voter,
 };
 pub use source::{MetadataSource, Subscription};
+
+/// A channel to a controller that connects at its first use; `None` if its address is none.
+pub(crate) fn channel_to(
+    voter: &Voter,
+    timeouts: &QuorumTimeouts,
+) -> Option<tonic::transport::Channel> {
+    match network::channel(voter, timeouts) {
+        Ok(channel) => Some(channel),
+        Err(e) => {
+            tracing::error!(controller = voter.id.0, address = voter.authority(), "{e}");
+            None
+        }
+    }
+}
