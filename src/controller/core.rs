@@ -112,7 +112,7 @@ impl Core {
             draft.push(Record::Config {
                 resource: ConfigResource::all_brokers(),
                 key: "min.insync.replicas".into(),
-                value: Some(min.to_string().into()),
+                value: Some(min.to_string()),
             });
         }
     }
@@ -241,7 +241,7 @@ impl Turn<'_> {
         match command {
             SubmitCommand::RegisterBroker(c) => self.register_broker(&c),
             SubmitCommand::UnregisterBroker(c) => self.unregister_broker(&c),
-            SubmitCommand::RegisterController(c) => self.register_controller(c),
+            SubmitCommand::RegisterController(c) => self.register_controller(&c),
             SubmitCommand::CreateTopics(c) => self.create_topics(&c),
             SubmitCommand::DeleteTopics(c) => self.delete_topics(&c),
             SubmitCommand::CreatePartitions(c) => self.create_partitions(&c),

@@ -18,6 +18,8 @@ mod placement;
 mod producer_ids;
 mod schema;
 mod sessions;
+mod topic_changes;
+mod topic_names;
 mod topics;
 mod turn;
 

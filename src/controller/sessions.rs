@@ -72,6 +72,13 @@ impl Sessions {
         self.by_broker.remove(&broker);
     }
 
+    /// Forgets the session unless it is that incarnation's.
+    pub(super) fn forget_other(&mut self, broker: NodeId, epoch: i64) {
+        if self.by_broker.get(&broker).is_some_and(|s| s.epoch != epoch) {
+            self.by_broker.remove(&broker);
+        }
+    }
+
     /// The broker's session ended.
     pub(super) fn end(&mut self, broker: NodeId) {
         if let Some(s) = self.by_broker.get_mut(&broker) {
@@ -115,7 +122,8 @@ impl Sessions {
             return false;
         };
         let active = image.brokers().iter().filter(|b| b.is_active());
-        active.map(|b| self.by_broker.get(&b.id).map_or(-1, |s| s.metadata_offset))
+        active
+            .map(|b| self.by_broker.get(&b.id).map_or(-1, |s| s.metadata_offset))
             .all(|offset| until <= offset)
     }
 }

@@ -7,9 +7,7 @@ use rand::rngs::StdRng;
 use crate::base::{ErrorCode, NodeId, Now, Uuid};
 use crate::metadata::{BrokerRegistration, Image};
 
-use super::{
-    command::Refusal, core::Settings, draft::Draft, index::Index, sessions::Sessions,
-};
+use super::{command::Refusal, core::Settings, draft::Draft, index::Index, sessions::Sessions};
 
 /// See the file's head. The other files add their commands to it.
 #[derive(Debug)]

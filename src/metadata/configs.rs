@@ -87,7 +87,7 @@ impl fmt::Display for ConfigResource {
 }
 
 /// Keys and values of one resource.
-pub type Properties = BTreeMap<Arc<str>, Arc<str>>;
+pub type Properties = BTreeMap<String, String>;
 
 /// All dynamic configuration. A resource without keys is not kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -104,14 +104,20 @@ impl Configs {
 
     /// One value.
     #[must_use]
-    pub fn value(&self, resource: &ConfigResource, key: &str) -> Option<&Arc<str>> {
-        self.resources.get(resource)?.get(key)
+    pub fn value(&self, resource: &ConfigResource, key: &str) -> Option<&str> {
+        self.resources.get(resource)?.get(key).map(String::as_str)
     }
 
     /// Keys of a topic, empty if there are none.
     #[must_use]
     pub fn topic(&self, name: &str) -> Arc<Properties> {
-        self.get(&ConfigResource::topic(name)).cloned().unwrap_or_default()
+        self.keys_of(&ConfigResource::topic(name))
+    }
+
+    /// Keys of a resource, empty if there are none.
+    #[must_use]
+    pub fn keys_of(&self, resource: &ConfigResource) -> Arc<Properties> {
+        self.get(resource).cloned().unwrap_or_default()
     }
 
     /// All resources that have keys.
@@ -119,12 +125,12 @@ impl Configs {
         self.resources.iter()
     }
 
-    pub(super) fn set(&mut self, r: &ConfigResource, key: &Arc<str>, value: Option<&Arc<str>>) {
+    pub(super) fn set(&mut self, r: &ConfigResource, key: &str, value: Option<&str>) {
         let mut keys = self.resources.get(r).map_or_else(Arc::default, Arc::clone);
         let map = Arc::make_mut(&mut keys);
         match value {
             Some(v) => {
-                map.insert(Arc::clone(key), Arc::clone(v));
+                map.insert(key.to_owned(), v.to_owned());
             }
             None => {
                 map.remove(key);
@@ -145,8 +151,8 @@ impl Configs {
         self.resources.iter().flat_map(|(resource, keys)| {
             keys.iter().map(|(key, value)| Record::Config {
                 resource: resource.clone(),
-                key: Arc::clone(key),
-                value: Some(Arc::clone(value)),
+                key: key.clone(),
+                value: Some(value.clone()),
             })
         })
     }

@@ -181,7 +181,7 @@ impl Delta {
             }
             Record::RemoveTopic { id } => Self::remove_topic(next, touched, *id)?,
             Record::Config { resource, key, value } => {
-                next.configs.set(resource, key, value.as_ref());
+                next.configs.set(resource, key, value.as_deref());
                 touched.configs.insert(resource.clone());
             }
             Record::ProducerIds { next: to, .. } => {

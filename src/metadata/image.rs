@@ -1,8 +1,6 @@
 //! The image: all metadata at one position of the log. Persistent maps make a clone O(1), so every
 //! reader may hold one; nothing changes an image but [`super::Delta`].
 
-use std::sync::Arc;
-
 use super::{
     brokers::Brokers,
     configs::{ConfigResource, Configs},
@@ -83,7 +81,7 @@ impl Image {
     /// A setting for one topic that clients may set: the topic's own value, or the dynamic default
     /// of all brokers under `broker_key`. The static default is the caller's.
     #[must_use]
-    pub fn topic_setting(&self, topic: &str, key: &str, broker_key: &str) -> Option<&Arc<str>> {
+    pub fn topic_setting(&self, topic: &str, key: &str, broker_key: &str) -> Option<&str> {
         self.configs
             .value(&ConfigResource::topic(topic), key)
             .or_else(|| self.configs.value(&ConfigResource::all_brokers(), broker_key))

@@ -59,9 +59,9 @@ pub enum Record {
         /// The resource.
         resource: ConfigResource,
         /// The key.
-        key: Arc<str>,
+        key: String,
         /// Its value; `None` takes the key away.
-        value: Option<Arc<str>>,
+        value: Option<String>,
     },
     /// All producer ids below `next` have been handed out.
     ProducerIds {

@@ -150,8 +150,8 @@ fn to_pb(record: &Record) -> pb::Record {
         Record::Config { resource, key, value } => Kind::Config(pb::Config {
             resource_type: resource.kind.code().into(),
             resource_name: resource.name.to_string(),
-            key: key.to_string(),
-            value: value.as_ref().map(ToString::to_string),
+            key: key.clone(),
+            value: value.clone(),
         }),
         Record::ProducerIds { broker, epoch, next } => Kind::ProducerIds(pb::ProducerIds {
             broker_id: broker.0,
@@ -350,7 +350,7 @@ fn from_pb(record: pb::Record) -> Result<Record, RecordError> {
             let known = "must be 2, 4, 16 or 32";
             let kind = kind.ok_or_else(|| Check("Config").wrong("resource_type", known))?;
             let resource = ConfigResource { kind, name: r.resource_name.into() };
-            Record::Config { resource, key: r.key.into(), value: r.value.map(Into::into) }
+            Record::Config { resource, key: r.key, value: r.value }
         }
         Kind::ProducerIds(r) => Record::ProducerIds {
             broker: NodeId(r.broker_id),
