@@ -9,7 +9,7 @@ use std::{
 use openraft::{
     ServerState, SnapshotPolicy,
     errors::{ClientWriteError, InitializeError, RaftError},
-    impls::OneshotResponder,
+    impls::ProgressResponder,
     metrics::RaftMetrics,
     vote::RaftLeaderId as _,
 };
@@ -214,7 +214,7 @@ impl Quorum {
         }
         let timestamp_ms = self.clock.now().wall_ms;
         let proposal = Proposal { epoch, timestamp_ms, records };
-        let (responder, answer) = OneshotResponder::new_pair();
+        let (responder, answer) = ProgressResponder::complete_only();
         let leader = LeaderId::new(epoch, self.settings.node_id).to_committed();
         let fatal = |e: &dyn std::fmt::Display| ProposeError::Fatal(e.to_string());
         let write = self.raft.0.write(proposal).with_leader(leader).responder(responder);

@@ -209,7 +209,9 @@ impl Follower {
                         let _ = reports.try_send(self.position());
                     }
                 }
-                _ = tick.tick() => _ = reports.try_send(self.position()),
+                _ = tick.tick() => {
+                    let _ = reports.try_send(self.position());
+                }
             }
         }
     }

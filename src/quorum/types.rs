@@ -66,7 +66,6 @@ openraft::declare_raft_types!(
         LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
         Vote = impls::Vote<Self::LeaderId>,
         Payload = EntryPayload<Self::D, Self::NodeId, Self::Node>,
-        Responder<T> = impls::OneshotResponder<Self, T> where T: openraft::OptionalSend + 'static,
         AsyncRuntime = impls::TokioRuntime,
 );
 
