@@ -1,1 +1,4 @@
 //! Seeded and crashable doubles of the ports.
+
+pub mod clock;
+pub mod fs;
