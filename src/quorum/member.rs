@@ -7,7 +7,8 @@ use std::{
 };
 
 use openraft::{
-    ServerState, SnapshotPolicy,
+    Instant as _, ServerState, SnapshotPolicy,
+    async_runtime::watch::WatchReceiver as _,
     errors::{ClientWriteError, InitializeError, RaftError},
     impls::ProgressResponder,
     metrics::RaftMetrics,
@@ -232,7 +233,7 @@ impl Quorum {
     /// The quorum as this member sees it. What followers have is known to the leader only.
     #[must_use]
     pub fn describe(&self) -> QuorumDescription {
-        let metrics = self.raft.0.metrics().borrow().clone();
+        let metrics = self.raft.0.metrics().borrow_watched().clone();
         let leadership = *self.leadership.borrow();
         let now_ms = self.clock.now().wall_ms;
         let is_leader = metrics.state == ServerState::Leader;
@@ -295,9 +296,9 @@ impl Quorum {
     }
 
     async fn hand_over(&self) {
-        let mut metrics = self.raft.0.metrics();
         let successor = {
-            let now = metrics.borrow();
+            let metrics = self.raft.0.metrics();
+            let now = metrics.borrow_watched();
             let followers = now.replication.iter().flatten();
             let best = followers.max_by_key(|(_, matched)| **matched);
             best.filter(|_| now.state == ServerState::Leader).map(|(id, _)| *id)
@@ -306,8 +307,8 @@ impl Quorum {
         if self.raft.0.trigger().transfer_leader(to).await.is_err() {
             return;
         }
-        let taken = metrics.wait_for(|m| m.state != ServerState::Leader);
-        if tokio::time::timeout(TRANSFER_TIMEOUT, taken).await.is_err() {
+        let wait = self.raft.0.wait(Some(TRANSFER_TIMEOUT));
+        if wait.metrics(|m| m.state != ServerState::Leader, "handed over").await.is_err() {
             tracing::warn!(successor = to.0, "no other controller took over in time");
         }
     }
@@ -344,7 +345,7 @@ async fn begin(raft: &Raft, settings: &QuorumSettings) -> Result<(), QuorumError
         Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
         Err(e) => return Err(fatal(&e)),
     }
-    let known = raft.metrics().borrow().membership_config.clone();
+    let known = raft.metrics().borrow_watched().membership_config.clone();
     let mut voters: Vec<_> = known.voter_ids().collect();
     let mut configured: Vec<_> = settings.voters.iter().map(|v| v.id).collect();
     voters.sort_unstable();
