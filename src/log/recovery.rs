@@ -17,6 +17,7 @@ use super::{
     scan::{BODIES_WINDOW, HEADERS_WINDOW, Scanner},
     segment::Segment,
     snapshot::{self, SNAPSHOT_BYTES_MAX},
+    txn_index,
 };
 use crate::base::{Now, Offset, ports::DirEntry};
 use crate::record::{BatchError, BatchHeader, batch::check_crc};

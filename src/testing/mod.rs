@@ -1,5 +1,4 @@
 //! Seeded and crashable doubles of the ports.
 
-pub mod batches;
 pub mod clock;
 pub mod fs;
