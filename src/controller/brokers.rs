@@ -230,8 +230,11 @@ impl Turn<'_> {
         match next {
             Next::Fenced | Next::ShutDownNow if !broker.fenced => self.fence(broker),
             Next::Unfenced if broker.fenced => self.unfence(broker),
-            Next::ControlledShutdown => self.begin_shutdown(broker),
-            Next::Fenced | Next::ShutDownNow | Next::Unfenced => {}
+            Next::ControlledShutdown if !broker.in_controlled_shutdown => {
+                self.begin_shutdown(broker);
+            }
+            // As it was. Leaders that a stopping broker still has wait for another replica.
+            Next::Fenced | Next::ShutDownNow | Next::Unfenced | Next::ControlledShutdown => {}
         }
         if !r.offline_log_dirs.is_empty() {
             let offline: Vec<Uuid> = r.offline_log_dirs.iter().map(|d| uuid_of(d)).collect();
