@@ -3,7 +3,7 @@
 
 use std::{io::Write as _, path::Path, process::ExitCode};
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser};
+use clap::Parser;
 
 use crate::{base::ports::Fs, os::OsFs};
 

@@ -92,10 +92,11 @@ fn kraft_level(wanted: Option<i16>, dynamic: bool) -> Result<i16, String> {
                 .to_owned(),
         ),
         Some(level) if level != 0 && !dynamic => Err(format!(
-            "Cannot set kraft.version to {level} unless controller.quorum.voters is empty and one \
-             of the flags --standalone, --initial-controllers, or --no-initial-controllers is used. \
-             For dynamic controllers support, try using one of --standalone, --initial-controllers, \
-             or --no-initial-controllers and removing controller.quorum.voters."
+            "Cannot set kraft.version to {level} unless controller.quorum.voters is empty and \
+             one of the flags --standalone, --initial-controllers, or --no-initial-controllers is \
+             used. For dynamic controllers support, try using one of --standalone, \
+             --initial-controllers, or --no-initial-controllers and removing \
+             controller.quorum.voters."
         )),
         Some(level) => Ok(level),
         None => Ok(i16::from(dynamic)),

@@ -134,14 +134,12 @@ fn parse_voter(text: &str, listener: &str) -> Result<DynamicVoter, String> {
 pub(super) fn run(f: &Formatting<'_>) -> Result<(), String> {
     let ensemble = start_check::ensemble(f.config);
     ensemble.verify(Some(f.cluster_id), Some(f.config.node_id)).map_err(|e| e.to_string())?;
-    if !f.ignore_formatted {
-        if let Some((dir, _)) = ensemble.formatted().next() {
-            return Err(format!(
-                "Log directory {} is already formatted. Use --ignore-formatted to ignore this \
-                 directory and format the others.",
-                dir.display()
-            ));
-        }
+    if let (false, Some((dir, _))) = (f.ignore_formatted, ensemble.formatted().next()) {
+        return Err(format!(
+            "Log directory {} is already formatted. Use --ignore-formatted to ignore this \
+             directory and format the others.",
+            dir.display()
+        ));
     }
     for (dir, why) in ensemble.failed() {
         print(&format!(

@@ -1,10 +1,7 @@
 //! What is checked of a configuration and its directories before anything starts, shared by the
 //! tools that take a server's file.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::{io, path::Path};
 
 use super::args::read_text;
 use crate::{
@@ -78,13 +75,8 @@ pub(super) fn check_directories(config: &ServerConfig, file: &Path) -> Result<()
 
 fn command(config: &ServerConfig, file: &Path, cluster_id: &str, flags: &str) -> String {
     let quorum = if config.voters.is_empty() && config.roles.controller { " -s" } else { "" };
-    let file = quoted(&absolute(file).display().to_string());
+    let file = quoted(&file.display().to_string());
     format!("bin/kafka-storage.sh format -t {cluster_id} -c {file}{flags}{quorum}")
-}
-
-/// The file as it was named if that works from anywhere, else by its whole path.
-fn absolute(file: &Path) -> PathBuf {
-    if file.is_absolute() { file.to_owned() } else { file.components().collect() }
 }
 
 /// `text` as one word of a shell.

@@ -309,11 +309,26 @@ mod tests {
 
     use super::*;
 
-    /// Written by Kafka 4.3.1's storage tool; both files, but for their times and CRCs.
-    const HEADER: &str = "000000000000000000000047000000000215b7554d00200000000000000001a2069b242d\
-        000001a2069b242dffffffffffffffffffffffffffff000000012a00000008000000031600000000000000000000\
-        0000";
-    const FOOTER: &str = "00000000000000020000003f0000000002";
+    /// A `bootstrap.checkpoint` that Kafka 4.3.1 wrote.
+    const BOOTSTRAP: &str = "\
+        000000000000000000000047000000000215b7554d002000000000000001a2069b242d000001a2069b242dff\
+        ffffffffffffffffffffffffff000000012a0000000800000003160000000000000000000000000000000000\
+        000001000000f1000000000203009fe4000000000005000001a2069b2463000001a2069b2463ffffffffffff\
+        ffffffffffffffff000000063a000000012e010c00116d657461646174612e76657273696f6e001e00005a00\
+        0002014e010c0021656c696769626c652e6c65616465722e7265706c696361732e76657273696f6e00010000\
+        340000040128010c000e67726f75702e76657273696f6e00010000340000060128010c000e73686172652e76\
+        657273696f6e0001000038000008012c010c001073747265616d732e76657273696f6e000100004000000a01\
+        34010c00147472616e73616374696f6e2e76657273696f6e0002000000000000000000070000003f00000000\
+        02a3c22f46002000000000000001a2069b2464000001a2069b2464ffffffffffffffffffffffffffff000000\
+        011a00000008000000040600000000";
+    /// A first checkpoint of a dynamic quorum that Kafka 4.3.1 wrote.
+    const VOTERS: &str = "\
+        00000000000000000000009a0000000002a17abd66002000000002000001a2069bd8a9000001a2069bd8a9ff\
+        ffffffffffffffffffffffffff000000032a0000000800000003160000000001a2069bd88400001e00000208\
+        000000050a000000010000820100000408000000066e00000200000001f0fb62d8acd643ab93654e6fc0152d\
+        be020b434f4e54524f4c4c45520a6c6f63616c686f7374238500000000010000000000000000000000030000\
+        003f0000000002fad5d111002000000000000001a2069bd8e1000001a2069bd8e1ffffffffffffffffffffff\
+        ffffff000000011a00000008000000040600000000";
 
     fn unhex(text: &str) -> Vec<u8> {
         let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
@@ -334,16 +349,35 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_are_kafkas() {
-        let now = 0x01a2_069b_242d;
-        let bytes = encode_bootstrap(&[("metadata.version".to_owned(), 30)], now);
-        let header = unhex(HEADER);
-        assert_eq!(bytes[..header.len()], header[..]);
-        let footer = unhex(FOOTER);
-        let at = bytes.len() - 75;
-        assert_eq!(bytes[at..at + footer.len()], footer[..]);
-        let record = unhex("3a000000012e010c00116d657461646174612e76657273696f6e001e0000");
-        assert_eq!(bytes[header.len() + 61..at], record[..]);
+    fn kafkas_files_are_read_and_written_again() {
+        let (theirs, first) = (unhex(BOOTSTRAP), unhex(VOTERS));
+        let read = BootstrapFile::decode(&theirs).unwrap();
+        let names: Vec<_> = read.features.iter().map(|(n, l)| format!("{n}={l}")).collect();
+        assert_eq!(
+            names.join(" "),
+            "metadata.version=30 eligible.leader.replicas.version=1 group.version=1 \
+             share.version=1 streams.version=1 transaction.version=2"
+        );
+        // Kafka stamps each batch by itself.
+        for (batch, (header, bytes)) in batches(&theirs).map(Result::unwrap).enumerate() {
+            let ours = encode_bootstrap(&read.features, header.base_timestamp);
+            let (_, ours) = batches(&ours).nth(batch).unwrap().unwrap();
+            assert_eq!(ours, bytes, "batch {batch}");
+        }
+        let read = BootstrapFile::decode(&first).unwrap();
+        assert_eq!((read.kraft_version, read.voters.len()), (Some(1), 1));
+        assert_eq!(read.voters[0].listener, "CONTROLLER");
+        let ours = encode_voters(1, &read.voters, 0);
+        assert_eq!(ours.len(), first.len());
+        let sections = |file: &[u8]| -> Vec<Vec<u8>> {
+            batches(file).map(|b| b.unwrap().1[61..].to_vec()).collect()
+        };
+        // But for the time in the header record, after its length, attributes, deltas and key.
+        let (mut a, mut b) = (sections(&ours), sections(&first));
+        for section in [&mut a[0], &mut b[0]] {
+            section[12..20].fill(0);
+        }
+        assert_eq!(a, b);
     }
 
     #[test]
