@@ -129,7 +129,7 @@ public final class Scenarios {
                 throw new AssertionError("only " + out.size() + " of " + count + " records in 20 s");
             c.poll(Duration.ofMillis(500)).forEach(out::add);
         }
-        return out;
+        return out.subList(0, count);
     }
 
     static long[] bounds(KafkaConsumer<byte[], byte[]> c, TopicPartition tp) {

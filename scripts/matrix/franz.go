@@ -110,7 +110,7 @@ func take(cl *kgo.Client, count int) (out []*kgo.Record) {
 		must(fetches.Err(), fmt.Sprintf("fetch (%d of %d came)", len(out), count))
 		out = append(out, fetches.Records()...)
 	}
-	return out
+	return out[:count]
 }
 
 func offset(list kadm.ListedOffsets, err error, topic string) int64 {

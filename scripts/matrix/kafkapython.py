@@ -44,7 +44,7 @@ def take(c, count, seconds=20.0):
         check(time.monotonic() < end, f"only {len(out)} of {count} records in {seconds} s")
         for records in c.poll(timeout_ms=500).values():
             out.extend(records)
-    return out
+    return out[:count]
 
 
 def read_all(boot, topic, **conf):

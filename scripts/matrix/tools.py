@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -297,6 +298,21 @@ def dump_log(boot, topic):
         check("producerId" in tool("dump-log", "--files", path), "producer snapshot", path.name)
 
 
+def dump_stopped(boot, topic):
+    """Every file of every user partition of a stopped node."""
+    for folder in sorted(Path(os.environ["NODE_LOG_DIR"]).iterdir()):
+        logs = sorted(folder.glob("*.log")) if "-codec-" in folder.name else []
+        for log in logs:
+            told = tool("dump-log", "--files", log, "--deep-iteration")
+            check("isvalid: false" not in told and "isvalid: true" in told, log, told[-300:])
+        for path in sorted(folder.glob("*.index")) if logs else []:
+            told = tool("dump-log", "--files", path, "--index-sanity-check")
+            check("passed sanity check" in told, path, told[-300:])
+        for path in sorted(folder.glob("*.timeindex")) if logs else []:
+            told = tool("dump-log", "--files", path)
+            check("mismatch" not in told.lower() and "found" not in told.lower(), path, told[-300:])
+
+
 TOOLS = {
     "kafka-topics": topics, "kafka-configs": configs, "kafka-console-producer/consumer": console,
     "kafka-producer-perf-test": perf, "kafka-consumer-perf-test": perf_consume,
@@ -306,4 +322,6 @@ TOOLS = {
     "kafka-cluster": cluster, "kafka-metadata-quorum": quorum, "kafka-dump-log": dump_log,
 }
 
+if "kafka-dump-log-stopped" in sys.argv:
+    TOOLS["kafka-dump-log-stopped"] = dump_stopped
 scenario.run("tools", TOOLS)
