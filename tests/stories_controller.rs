@@ -34,8 +34,7 @@ impl ConfigSchema for SmallSchema {
         new: &Properties,
         _: &Properties,
     ) -> Result<(), String> {
-        let known =
-            ["cleanup.policy", "min.insync.replicas", "unclean.leader.election.enable"];
+        let known = ["cleanup.policy", "min.insync.replicas", "unclean.leader.election.enable"];
         let unknown = new.keys().find(|k| !known.contains(&k.as_str()));
         match unknown {
             Some(k) if resource.kind == ResourceType::Topic => {
@@ -84,7 +83,10 @@ impl<'a> Words<'a> {
     }
 
     fn number<T: std::str::FromStr>(&self, at: usize) -> T {
-        self.plain.get(at).and_then(|w| w.parse().ok()).unwrap_or_else(|| panic!("{:?}", self.plain))
+        self.plain
+            .get(at)
+            .and_then(|w| w.parse().ok())
+            .unwrap_or_else(|| panic!("{:?}", self.plain))
     }
 
     fn named<T: std::str::FromStr>(&self, name: &str) -> Option<T> {
@@ -118,27 +120,30 @@ fn dir(broker: i32, n: i32) -> bytes::Bytes {
     uuid(broker * 100 + n)
 }
 
+fn settings(node: i32, bootstrap: Vec<Record>) -> Settings {
+    Settings {
+        node: NodeId(node),
+        cluster_id: "cluster".into(),
+        controllers: vec![NodeId(node)],
+        session_timeout_ms: 9000,
+        rebalance_interval_ms: Some(300_000),
+        unclean_interval_ms: 300_000,
+        defaults: TopicDefaults {
+            num_partitions: 1,
+            replication_factor: 1,
+            min_insync_replicas: 1,
+            unclean_leader_election: false,
+        },
+        bootstrap,
+        schema: Arc::new(SmallSchema),
+        seed: [7; 32],
+    }
+}
+
 impl World {
     fn new() -> Self {
-        let settings = Settings {
-            node: NodeId(0),
-            cluster_id: "cluster".into(),
-            controllers: vec![NodeId(0)],
-            session_timeout_ms: 9000,
-            rebalance_interval_ms: Some(300_000),
-            unclean_interval_ms: 300_000,
-            defaults: TopicDefaults {
-                num_partitions: 1,
-                replication_factor: 1,
-                min_insync_replicas: 1,
-                unclean_leader_election: false,
-            },
-            bootstrap: Vec::new(),
-            schema: Arc::new(SmallSchema),
-            seed: [7; 32],
-        };
         Self {
-            core: Core::new(settings),
+            core: Core::new(settings(0, Vec::new())),
             loader: Loader::default(),
             draft: None,
             owed: Vec::new(),
@@ -218,6 +223,7 @@ impl World {
             "begin" => self.batching = true,
             "commit" => self.commit(),
             "wait" => self.wait(w.number(0)),
+            "live" => self.live(w.number(0), &w.list("with").unwrap()),
             "register" => self.register(&w),
             "unregister" => {
                 self.submit(SubmitCommand::UnregisterBroker(pb::UnregisterBroker {
@@ -225,10 +231,13 @@ impl World {
                 }));
             }
             "beat" => self.beat(&w),
-            "gone" => {
+            "gone" | "disconnected" => {
                 let broker = NodeId(w.number(0));
                 let epoch = self.image().brokers().get(broker).unwrap().epoch;
-                self.command(Command::BrokerGone { broker, epoch });
+                self.command(match verb {
+                    "gone" => Command::BrokerGone { broker, epoch },
+                    _ => Command::Disconnected { broker, epoch },
+                });
             }
             "create" => self.create(&w),
             "delete" => {
@@ -279,33 +288,10 @@ impl World {
             let name = "eligible.leader.replicas.version".into();
             bootstrap.push(Record::FeatureLevel { name, level: 1 });
         }
-        let mut world = Self::new();
-        std::mem::swap(&mut self.core, &mut world.core);
-        let settings = self.core_settings(bootstrap);
-        self.core = Core::new(settings);
+        self.core = Core::new(settings(w.named("node").unwrap_or(0), bootstrap));
         self.core.became_active(1, &mut draft, self.now());
         self.draft = Some(draft);
         self.commit();
-    }
-
-    fn core_settings(&self, bootstrap: Vec<Record>) -> Settings {
-        Settings {
-            node: NodeId(0),
-            cluster_id: "cluster".into(),
-            controllers: vec![NodeId(0)],
-            session_timeout_ms: 9000,
-            rebalance_interval_ms: Some(300_000),
-            unclean_interval_ms: 300_000,
-            defaults: TopicDefaults {
-                num_partitions: 1,
-                replication_factor: 1,
-                min_insync_replicas: 1,
-                unclean_leader_election: false,
-            },
-            bootstrap,
-            schema: Arc::new(SmallSchema),
-            seed: [7; 32],
-        }
     }
 
     /// Lets time pass, and does what falls due on the way.
@@ -327,6 +313,18 @@ impl World {
             self.commit();
         }
         self.now_ms = end;
+    }
+
+    /// Lets time pass while brokers send heartbeats, of which nothing is told.
+    fn live(&mut self, ms: u64, brokers: &[i32]) {
+        for _ in 0..ms / 2000 {
+            self.wait(2000);
+            for id in brokers {
+                let told = std::mem::take(&mut self.out);
+                self.beat(&Words::of(&id.to_string()));
+                self.out = told;
+            }
+        }
     }
 
     fn register(&mut self, w: &Words<'_>) {
@@ -582,7 +580,9 @@ fn show(r: &Record, update: &vltava::metadata::Update) -> String {
             let value = value.as_deref().unwrap_or("(none)");
             format!("config {:?} '{}' {key} = {value}", resource.kind, resource.name)
         }
-        Record::ProducerIds { broker, next, .. } => format!("producer ids to {broker}, next {next}"),
+        Record::ProducerIds { broker, next, .. } => {
+            format!("producer ids to {broker}, next {next}")
+        }
     }
 }
 
@@ -640,7 +640,8 @@ fn answer(reply: Reply) -> String {
             b.topics.iter().map(|t| error(&t.name, t.error, t.error_message.as_ref())).collect()
         }
         Some(SubmitBody::AlterConfigs(b)) => {
-            let one = |c: &pb::AlterConfigsResult| error("config", c.error, c.error_message.as_ref());
+            let one =
+                |c: &pb::AlterConfigsResult| error("config", c.error, c.error_message.as_ref());
             b.resources.iter().map(one).collect()
         }
         Some(SubmitBody::AllocateProducerIds(b)) => {
@@ -679,10 +680,8 @@ fn play(text: &str) -> String {
 #[test]
 fn stories() {
     let mut wrong = Vec::new();
-    let mut files: Vec<_> = fs::read_dir("tests/stories/controller")
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
+    let mut files: Vec<_> =
+        fs::read_dir("tests/stories/controller").unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty());
     for path in files {
