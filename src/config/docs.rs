@@ -44,13 +44,14 @@ Generated from the table of keys; change `src/config/keys_*.rs` and run
 `UPDATE=1 cargo test --test config`.
 
 A node reads one file of Java properties. What the environment says counts more than the file, what
-`--override key=value` says counts more than both, and what was changed while the cluster runs counts
-most. The environment's name of a key is `VLTAVA_` and the key in capitals with `_` for `.`
+`--override key=value` says counts more than both, and what was changed while the cluster runs
+counts most. The environment's name of a key is `VLTAVA_` and the key in capitals with `_` for `.`
 (`VLTAVA_NODE_ID`); keys of Vltava's own do not repeat the word (`VLTAVA_LOG_LEVEL`). Keys may carry
 the prefix `listener.name.<listener in small letters>.` to count for one listener. A key that nobody
 knows stops the start.
 
-Change: \u{201c}restart\u{201d}; \u{201c}broker\u{201d}, for one broker while it runs; \u{201c}cluster\u{201d}, for one broker or all of them.
+How a key changes: with a restart; for one broker while it runs; for the cluster while it runs, or
+for one broker of it.
 ";
 
 const IGNORED: &str = "

@@ -75,13 +75,11 @@ pub fn validate_broker_configs(
             Value::parse(key, value).map_err(|rule| invalid(key.name, value, &rule))?;
         }
     }
-    if !per_broker {
-        if let Some(names) = names(&only_per_broker) {
-            return Err(format!(
-                "Cannot update these configs at default cluster level, broker id must be \
-                 specified: [{names}]"
-            ));
-        }
+    if let (false, Some(names)) = (per_broker, names(&only_per_broker)) {
+        return Err(format!(
+            "Cannot update these configs at default cluster level, broker id must be specified: \
+             [{names}]"
+        ));
     }
     if let Some(names) = names(&|n| NEEDS_RESTART.contains(&n)) {
         return Err(format!("Cannot update these configs without a restart yet: [{names}]"));

@@ -62,15 +62,13 @@ impl Layers {
     pub fn given(&self, name: &str) -> Option<(&str, ConfigSource)> {
         let key = load::key_of(name)?;
         let sound = |value: &&String| Value::parse(key, value).is_ok();
-        if key.mode != Mode::ReadOnly {
-            if let Some(value) = self.dynamic_broker.get(name).filter(sound) {
-                return Some((value, ConfigSource::DynamicBroker));
-            }
+        let own = self.dynamic_broker.get(name).filter(|_| key.mode != Mode::ReadOnly);
+        if let Some(value) = own.filter(sound) {
+            return Some((value, ConfigSource::DynamicBroker));
         }
-        if key.mode == Mode::ClusterWide {
-            if let Some(value) = self.dynamic_default.get(name).filter(sound) {
-                return Some((value, ConfigSource::DynamicDefaultBroker));
-            }
+        let shared = self.dynamic_default.get(name).filter(|_| key.mode == Mode::ClusterWide);
+        if let Some(value) = shared.filter(sound) {
+            return Some((value, ConfigSource::DynamicDefaultBroker));
         }
         let setting = self.fixed.get(name)?;
         Some((&setting.value, ConfigSource::StaticBroker))

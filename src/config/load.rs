@@ -239,10 +239,9 @@ impl Loader {
             let shown = (!key.is_sensitive()).then_some(value);
             return self.problem(Some(origin), &name, shown, rule);
         }
-        if let (Some(before), Origin::File { line, path }) = (self.settings.get(&name), &origin) {
-            if before.value != value {
-                self.warnings.push(format!("{path}:{line}: {name} stands twice; this line counts"));
-            }
+        let other = self.settings.get(&name).filter(|before| before.value != value);
+        if let (Some(_), Origin::File { line, path }) = (other, &origin) {
+            self.warnings.push(format!("{path}:{line}: {name} stands twice; this line counts"));
         }
         self.settings.insert(name, Setting { value: value.to_owned(), origin });
     }

@@ -290,8 +290,8 @@ impl Ensemble {
         }
         if let Some((dir, _)) = self.formatted().find(|(_, meta)| meta.version == 0) {
             return Err(IdentityError::Mismatch(format!(
-                "Found unexpected version in {}: version 0 is of the ZooKeeper era; this node needs \
-                 version 1",
+                "Found unexpected version in {}: version 0 is of the ZooKeeper era; this node \
+                 needs version 1",
                 dir.join(META_PROPERTIES).display()
             )));
         }

@@ -243,7 +243,8 @@ fn check_controller(config: &ServerConfig, out: &mut Collector<'_>) {
         out.add(
             "listeners",
             format!(
-                "{} is not in controller.listener.names, and this node has only the controller role",
+                "{} is not in controller.listener.names, and this node has only the controller \
+                 role",
                 listener.endpoint.name
             ),
         );
