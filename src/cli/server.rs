@@ -89,20 +89,23 @@ pub(super) fn run(words: &[String]) -> ExitCode {
             Err(e) => fail(&format!("the daemon cannot be started: {e}")),
         };
     }
-    if args.detached {
-        if let Err(e) = process::detach() {
-            return fail(&format!("the daemon cannot leave the terminal: {e}"));
-        }
+    let left = if args.detached { process::detach() } else { Ok(()) };
+    if let Err(e) = left {
+        return fail(&format!("the daemon cannot leave the terminal: {e}"));
     }
     if let Err(e) = telemetry::init(&config.logging) {
         return fail(&e.to_string());
     }
-    match node::run(config, &warnings).map_err(anyhow::Error::new) {
+    // A log in a file may be watched by nobody.
+    let told_elsewhere = config.logging.file.is_some();
+    match node::run(config, warnings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("stopping because of an error: {e:#}");
-            // The log may be in a file that nobody watches.
-            fail(&format!("{e:#}"))
+            if told_elsewhere {
+                return fail(&format!("{e:#}"));
+            }
+            ExitCode::FAILURE
         }
     }
 }
@@ -124,7 +127,7 @@ fn check(args: &Arguments) -> Result<(ServerConfig, Vec<String>), String> {
 fn daemon(args: &Arguments, config: &ServerConfig) -> io::Result<()> {
     let exe = std::env::current_exe()?;
     let dir = std::env::var_os("LOG_DIR").filter(|d| !d.is_empty()).map_or_else(
-        || exe.parent().and_then(Path::parent).unwrap_or(Path::new(".")).join("logs"),
+        || exe.parent().and_then(Path::parent).unwrap_or_else(|| Path::new(".")).join("logs"),
         PathBuf::from,
     );
     OsFs.create_dir_all(&dir)?;
