@@ -1,6 +1,5 @@
 //! Quorum members and observers over real files and sockets: election, commits, loss of the
 //! leader, restarts, checkpoints, observers, the controller's drivers.
-#![expect(missing_docs, reason = "a test")]
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -64,7 +63,7 @@ impl Member {
 }
 
 fn config(image: &Image, topic: &str) -> Option<Arc<str>> {
-    image.configs().value(&ConfigResource::topic(topic), "k").cloned()
+    image.configs().value(&ConfigResource::topic(topic), "k").map(Arc::from)
 }
 
 fn set(topic: &str, value: &str) -> Vec<Record> {

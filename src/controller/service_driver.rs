@@ -1,5 +1,5 @@
 //! The gRPC service of the controller listener: commands and broker heartbeats, put to this node's
-//! controller. A heartbeat stream that breaks is a failure signal: the broker's address is dialled
+//! controller. A heartbeat stream that ends is a failure signal: the broker's address is dialled
 //! once, and a refused connection says that its process is gone. Uses `base`, `pb`, `quorum`.
 
 use std::{io, pin::Pin, sync::Arc, time::Duration};
@@ -72,22 +72,15 @@ struct Line {
     watch: Watch,
 }
 
-/// Tells the controller of a broken stream when it goes out of use, however that happens: the
-/// transport drops a stream whose connection is lost without another word.
+/// Looks after the broker when its stream goes out of use, however that happens: the transport
+/// drops a stream whose connection is lost without another word.
 #[derive(Default)]
 struct Watch(Option<(ControllerHandle, NodeId, i64)>);
 
 impl Line {
     async fn next(&mut self) -> Option<pb::HeartbeatReply> {
-        let request = match self.heartbeats.message().await {
-            Ok(Some(request)) => request,
-            Ok(None) => {
-                // The broker ended the stream itself: its process lives.
-                self.watch.0 = None;
-                return None;
-            }
-            Err(_) => return None,
-        };
+        // However it ends, the dial tells a broker that only reconnects from one that is gone.
+        let request = self.heartbeats.message().await.ok().flatten()?;
         let (broker, epoch) = (NodeId(request.broker_id), request.broker_epoch);
         let reply = self.controller.heartbeat(request).await;
         let watched = reply.error == i32::from(ErrorCode::None.code()) && !reply.should_shut_down;

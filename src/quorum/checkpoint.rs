@@ -251,11 +251,6 @@ impl Parser {
         Ok(None)
     }
 
-    /// The header, once it has come.
-    pub(crate) fn header(&self) -> Option<&Header> {
-        self.header.as_ref()
-    }
-
     /// Ends the reading.
     ///
     /// # Errors

@@ -151,7 +151,12 @@ impl Quorum {
         let raft = Raft::new(settings.node_id, config, network, log.clone(), machine)
             .await
             .map_err(|e| QuorumError::Raft(e.to_string()))?;
-        begin(&raft, &settings).await?;
+        if let Err(e) = begin(&raft, &settings).await {
+            // It stops in any case; the error that is told is the first.
+            let _ = raft.shutdown().await;
+            writer.stop().await;
+            return Err(e);
+        }
         let roster = Arc::new(Roster::default());
         let (leader_tx, leadership) = watch::channel(Leadership::default());
         let mut tasks = JoinSet::new();

@@ -76,11 +76,6 @@ impl Roster {
         seen.retain(|_, p| now_ms.saturating_sub(p.fetch_ms) < FORGOTTEN_AFTER_MS);
         seen.iter().map(|(id, p)| description(*id, p)).collect()
     }
-
-    /// Forgets all: this member leads no more, or begins to.
-    pub(crate) fn clear(&self) {
-        self.seen().clear();
-    }
 }
 
 fn description(id: NodeId, p: &Progress) -> ReplicaDescription {
