@@ -98,7 +98,7 @@ pub(super) fn run(words: &[String]) -> ExitCode {
     }
     // A log in a file may be watched by nobody.
     let told_elsewhere = config.logging.file.is_some();
-    match node::run(config, warnings) {
+    match node::run(config, &warnings).map_err(anyhow::Error::new) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("stopping because of an error: {e:#}");

@@ -31,8 +31,6 @@ pub(crate) struct Directories {
     pub(crate) cluster_id: String,
     /// Log directories that could be opened: as named, the id, the directory, what it held.
     pub(crate) logs: Vec<(PathBuf, Uuid, Arc<LogDir>, DirState)>,
-    /// Log directories that could not.
-    pub(crate) offline: Vec<(PathBuf, String)>,
     /// The directory of the metadata log and its id.
     pub(crate) metadata: (Uuid, Arc<LogDir>),
     /// The broker epoch of the last run, if every directory was stopped cleanly.
@@ -89,7 +87,7 @@ pub(crate) fn open(
     if config.roles.broker && logs.is_empty() {
         return Err(NodeError::NoUsableDir);
     }
-    Ok(Directories { cluster_id: identity.cluster_id, logs, offline, metadata: (id, metadata), previous_epoch: None })
+    Ok(Directories { cluster_id: identity.cluster_id, logs, metadata: (id, metadata), previous_epoch: None })
 }
 
 /// Directories that were formatted without an id get one, and their file is written anew.

@@ -1,12 +1,15 @@
-//! Boot, publish order, shutdown.
+//! A node from start to stop: identity, log directories, quorum, broker, listeners, signals, and
+//! the order in which metadata is published.
 
-use crate::config::ServerConfig;
+mod boot;
+mod broker;
+mod identity;
+mod loading;
+mod offsets_log;
+mod publish;
+mod schema;
+mod selftest;
+mod shutdown;
+mod sockets;
 
-/// Runs the node until it is told to stop.
-///
-/// # Errors
-/// What stopped the start or the run.
-pub fn run(config: ServerConfig, warnings: Vec<String>) -> anyhow::Result<()> {
-    let _ = warnings;
-    anyhow::bail!("node {} cannot run: this build has no node", config.node_id)
-}
+pub use boot::{NodeError, run};

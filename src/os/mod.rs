@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod fs;
+pub mod limits;
 pub mod process;
 
 pub use clock::{OsClock, OsEntropy};

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     base::{
-        ErrorCode, NodeId, Now, Offset, PartitionId, TopicPartition, Uuid,
+        NodeId, Now, Offset, PartitionId, TopicPartition, Uuid,
         ports::{Clock, Entropy},
     },
     log::{FlushDriver, FlushMark, LogDir, LogError},

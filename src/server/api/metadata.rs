@@ -118,7 +118,7 @@ fn answer(broker: &Broker, caller: &Caller, request: &MetadataRequest) -> Metada
         None => true,
         Some(list) => caller.version == 0 && list.is_empty(),
     };
-    let describe = |topic: &Topic| topic_metadata(broker, caller, request, &image, topic);
+    let describe = |topic: &Topic| topic_metadata(caller, request, &image, topic);
     let topics = if all {
         image.topics().iter().map(describe).collect()
     } else {
@@ -177,7 +177,6 @@ fn unknown(name: Option<String>, topic_id: Uuid) -> MetadataResponseTopic {
 }
 
 fn topic_metadata(
-    broker: &Broker,
     caller: &Caller,
     request: &MetadataRequest,
     image: &Image,
