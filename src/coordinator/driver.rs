@@ -105,7 +105,7 @@ impl Coordinators {
             return;
         }
         if let Some(slot) = self.inner.table.elect(partition, epoch) {
-            tracing::info!(partition, epoch, "loading groups and offsets");
+            tracing::debug!(partition, epoch, "loading groups and offsets");
             self.inner.runtime.spawn(load(self.inner.clone(), partition, slot));
         }
     }
@@ -118,7 +118,7 @@ impl Coordinators {
         let mut out = Vec::new();
         if let Role::Active(shard) = std::mem::replace(&mut slot.role, Role::Gone) {
             shard.unload(self.inner.clock.now(), &mut out);
-            tracing::info!(partition, epoch = slot.epoch, "unloaded groups and offsets");
+            tracing::debug!(partition, epoch = slot.epoch, "unloaded groups and offsets");
         }
         for effect in out {
             answer(&mut slot, effect);
@@ -344,7 +344,9 @@ async fn load(inner: Arc<Inner>, partition: PartitionId, shared: SharedSlot<Wait
                 tracing::error!(partition, damaged, %cause, "records cannot be read; passed over");
             }
             let (records, passed_over) = (replay.taken, replay.passed_over);
-            tracing::info!(partition, groups, offsets, records, passed_over, ?took, "loaded");
+            if records > 0 {
+                tracing::info!(partition, groups, offsets, records, passed_over, ?took, "loaded");
+            }
             slot.role = Role::Active(shard);
             inner.step(partition, &shared, &mut slot, |shard, now, out| {
                 shard.loaded(end, now, out);

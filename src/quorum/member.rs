@@ -305,7 +305,8 @@ impl Quorum {
             let metrics = self.raft.0.metrics();
             let now = metrics.borrow_watched();
             let followers = now.replication.iter().flatten();
-            let best = followers.max_by_key(|(_, matched)| **matched);
+            let others = followers.filter(|(id, _)| **id != self.settings.node_id);
+            let best = others.max_by_key(|(_, matched)| **matched);
             best.filter(|_| now.state == ServerState::Leader).map(|(id, _)| *id)
         };
         let Some(to) = successor else { return };
