@@ -207,6 +207,20 @@ fn join(member_id: &str) -> JoinGroupRequest {
     }
 }
 
+fn sync_request(member_id: &str) -> SyncGroupRequest {
+    SyncGroupRequest {
+        group_id: "g".into(),
+        generation_id: 1,
+        member_id: member_id.to_owned(),
+        protocol_type: Some("consumer".into()),
+        assignments: vec![SyncGroupRequestAssignment {
+            member_id: member_id.to_owned(),
+            assignment: Bytes::from_static(b"all"),
+        }],
+        ..Default::default()
+    }
+}
+
 #[tokio::test]
 async fn a_group_lives_its_life_over_the_wire() {
     use ErrorCode as E;
@@ -223,17 +237,7 @@ async fn a_group_lives_its_life_over_the_wire() {
     let joined = c.join_group(join(&first.member_id), 9, &client).await;
     assert_eq!((joined.error_code, joined.generation_id), (E::None, 1));
     assert_eq!((joined.members.len(), &joined.leader), (1, &first.member_id));
-    let sync = SyncGroupRequest {
-        group_id: "g".into(),
-        generation_id: 1,
-        member_id: first.member_id.clone(),
-        protocol_type: Some("consumer".into()),
-        assignments: vec![SyncGroupRequestAssignment {
-            member_id: first.member_id.clone(),
-            assignment: Bytes::from_static(b"all"),
-        }],
-        ..Default::default()
-    };
+    let sync = sync_request(&first.member_id);
     let nameless = c.sync_group(sync.clone(), 5).await;
     assert_eq!(nameless.error_code, E::InconsistentGroupProtocol);
     let synced = c.sync_group(sync, 4).await;

@@ -13,6 +13,8 @@ use crate::base::{ErrorCode, PartitionId, Uuid};
 pub type Token = u64;
 /// Names one append between the shard and its driver.
 pub type Ticket = u64;
+/// A code for each partition, in the order they were named.
+pub type Codes = Vec<(PartitionId, ErrorCode)>;
 
 /// Who sends a request, as group descriptions show it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -314,7 +316,7 @@ pub struct CommitReply {
     /// Stands for every partition if set; `topics` is then empty.
     pub error: ErrorCode,
     /// Name, id, and a code for each partition.
-    pub topics: Vec<(Arc<str>, Uuid, Vec<(PartitionId, ErrorCode)>)>,
+    pub topics: Vec<(Arc<str>, Uuid, Codes)>,
 }
 
 /// The answer to OffsetFetch for one group.
@@ -358,7 +360,7 @@ pub struct DeleteOffsetsReply {
     /// Of the request as a whole; `topics` is then empty.
     pub error: ErrorCode,
     /// A code for each partition.
-    pub topics: Vec<(Arc<str>, Vec<(PartitionId, ErrorCode)>)>,
+    pub topics: Vec<(Arc<str>, Codes)>,
 }
 
 /// A group in a list.
@@ -379,7 +381,7 @@ pub struct ListedGroup {
 pub struct DescribedGroup {
     /// Its id.
     pub group: Arc<str>,
-    /// `None` if there is no such group; the state is then `Dead`.
+    /// Whether there is such a group; if not, its state is `Dead`.
     pub found: bool,
     /// As Kafka spells it.
     pub state: &'static str,

@@ -41,11 +41,7 @@ macro_rules! expect {
         match $asked {
             Ok(Reply::$kind(reply)) => reply,
             Ok(other) => unreachable!("a call was answered with {other:?}"),
-            Err(error) => {
-                #[expect(clippy::redundant_closure_call, reason = "the macro takes a closure")]
-                let failed = $failed(error);
-                failed
-            }
+            Err(error) => $failed(error),
         }
     };
 }
