@@ -9,7 +9,10 @@ use tokio::{
 };
 
 use crate::{
-    base::ports::{Clock, Entropy, Fs},
+    base::{
+        NodeId,
+        ports::{Clock, Entropy, Fs},
+    },
     config::{ServerConfig, meta_properties::IdentityError},
     controller::{
         ControllerDriver, Core, Settings as CoreSettings, TopicDefaults, service_driver,
@@ -149,13 +152,14 @@ async fn start(config: &Arc<ServerConfig>, world: &World) -> Result<RunningNode,
     let open_files = limits::raise_open_files();
     let (fs, clock, entropy) = (&world.fs, &*world.clock, &*world.entropy);
     let mut dirs = identity::open(config, fs, clock, entropy, open_files)?;
+    let voters = voters(config, &**fs)?;
     let controller = match config.roles.controller {
-        true => Some(start_controller(config, world, &dirs).await?),
+        true => Some(start_controller(config, world, &dirs, voters.clone()).await?),
         false => None,
     };
     let observer = match &controller {
         Some(_) => None,
-        None => Some(Arc::new(Observer::start(observer_settings(config, &dirs))?)),
+        None => Some(Arc::new(Observer::start(observer_settings(config, &dirs, voters))?)),
     };
     let source: Option<Arc<dyn MetadataSource>> = match (&controller, &observer) {
         (Some(c), _) => Some(Arc::clone(&c.quorum) as Arc<dyn MetadataSource>),
@@ -180,17 +184,27 @@ pub(crate) fn timeouts(config: &ServerConfig) -> QuorumTimeouts {
     }
 }
 
-fn voters(config: &ServerConfig) -> Vec<Voter> {
-    let voter = |v: &crate::config::Voter| Voter { id: v.id, host: v.host.clone(), port: v.port };
-    config.voters.iter().map(voter).collect()
+/// The controllers: those of `controller.quorum.voters`, or those that formatting with
+/// `--standalone` or `--initial-controllers` wrote down.
+fn voters(config: &ServerConfig, fs: &dyn Fs) -> Result<Vec<Voter>, NodeError> {
+    if !config.voters.is_empty() {
+        let voter =
+            |v: &crate::config::Voter| Voter { id: v.id, host: v.host.clone(), port: v.port };
+        return Ok(config.voters.iter().map(voter).collect());
+    }
+    identity::written_voters(fs, &config.metadata_log_dir)
 }
 
-fn observer_settings(config: &ServerConfig, dirs: &Directories) -> ObserverSettings {
+fn observer_settings(
+    config: &ServerConfig,
+    dirs: &Directories,
+    voters: Vec<Voter>,
+) -> ObserverSettings {
     ObserverSettings {
         cluster_id: dirs.cluster_id.clone(),
         node_id: config.node_id,
         directory_id: dirs.metadata.0,
-        voters: voters(config),
+        voters,
         timeouts: timeouts(config),
     }
 }
@@ -199,7 +213,9 @@ async fn start_controller(
     config: &Arc<ServerConfig>,
     world: &World,
     dirs: &Directories,
+    voters: Vec<Voter>,
 ) -> Result<RunningController, NodeError> {
+    let controllers = voters.iter().map(|v| v.id).collect();
     let bootstrap = identity::bootstrap_records(&*world.fs, &config.metadata_log_dir)?;
     let mut bound = Vec::new();
     for listener in config.listeners.iter().filter(|l| l.for_controllers) {
@@ -216,14 +232,14 @@ async fn start_controller(
         cluster_id: dirs.cluster_id.clone(),
         node_id: config.node_id,
         directory_id: dirs.metadata.0,
-        voters: voters(config),
+        voters,
         listener_name: config.controller_listener_names.first().cloned().unwrap_or_default(),
         timeouts: timeouts(config),
         log: log_policy(config),
     };
     let dir = Arc::clone(&dirs.metadata.1);
     let quorum = Arc::new(Quorum::start(settings, dir, Arc::clone(&world.clock)).await?);
-    let core = Core::new(core_settings(config, world, dirs, bootstrap));
+    let core = Core::new(core_settings(config, world, dirs, controllers, bootstrap));
     let (driver, handle) =
         ControllerDriver::start(core, Arc::clone(&quorum), Arc::clone(&world.clock));
     let mut listeners = Vec::new();
@@ -253,6 +269,7 @@ fn core_settings(
     config: &Arc<ServerConfig>,
     world: &World,
     dirs: &Directories,
+    controllers: Vec<NodeId>,
     bootstrap: Vec<Record>,
 ) -> CoreSettings {
     let mut seed = [0; 32];
@@ -261,7 +278,7 @@ fn core_settings(
     CoreSettings {
         node: config.node_id,
         cluster_id: dirs.cluster_id.as_str().into(),
-        controllers: config.voters.iter().map(|v| v.id).collect(),
+        controllers,
         session_timeout_ms: i64::from(c.session_timeout_ms),
         rebalance_interval_ms: c
             .auto_leader_rebalance

@@ -23,7 +23,10 @@ use crate::{
     log::{DirState, FileCache, LogDir},
     metadata::{Record, features},
     node::NodeError,
-    record::bootstrap::{BOOTSTRAP_BYTES_MAX, BOOTSTRAP_CHECKPOINT, BootstrapFile},
+    quorum::Voter,
+    record::bootstrap::{
+        BOOTSTRAP_BYTES_MAX, BOOTSTRAP_CHECKPOINT, BootstrapFile, DynamicVoter, FIRST_CHECKPOINT,
+    },
 };
 
 /// The directories of a node that has passed the checks.
@@ -146,6 +149,26 @@ pub(crate) fn bootstrap_records(
         kept.then(|| Record::FeatureLevel { name: name.into(), level })
     });
     Ok(records.collect())
+}
+
+/// The voters that formatting wrote into the first checkpoint of the metadata log.
+pub(crate) fn written_voters(fs: &dyn Fs, metadata_dir: &Path) -> Result<Vec<Voter>, NodeError> {
+    let path = metadata_dir.join(METADATA_LOG).join(FIRST_CHECKPOINT);
+    let bytes = match fs.read(&path, BOOTSTRAP_BYTES_MAX) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(NodeError::Bootstrap(format!(
+                "controller.quorum.voters is empty, and {} names no voters: list the controllers \
+                 there, or format with --standalone",
+                metadata_dir.display()
+            )));
+        }
+        Err(e) => return Err(NodeError::Io(path, e)),
+    };
+    let file = BootstrapFile::decode(&bytes)
+        .map_err(|e| NodeError::Bootstrap(format!("{}: {e}", path.display())))?;
+    let voter = |v: DynamicVoter| Voter { id: v.id, host: v.host, port: v.port };
+    Ok(file.voters.into_iter().map(voter).collect())
 }
 
 fn directory_id(entropy: &dyn Entropy) -> Uuid {
