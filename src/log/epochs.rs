@@ -28,11 +28,13 @@ pub(super) struct Epochs {
     entries: Vec<EpochEntry>,
     /// The file differs from `entries` for records from here on; `Offset::MAX` if nowhere.
     unsaved_from: Offset,
+    /// The file has entries that are gone here; no record depends on it.
+    stale: bool,
 }
 
 impl Default for Epochs {
     fn default() -> Self {
-        Self { entries: Vec::new(), unsaved_from: Offset::MAX }
+        Self { entries: Vec::new(), unsaved_from: Offset::MAX, stale: false }
     }
 }
 
@@ -76,7 +78,12 @@ impl Epochs {
 
     /// The file was written.
     pub(super) fn saved(&mut self) {
-        self.unsaved_from = Offset::MAX;
+        (self.unsaved_from, self.stale) = (Offset::MAX, false);
+    }
+
+    /// Whether the file should be written when there is time.
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale
     }
 
     /// Lets `epoch` begin at `start`; entries that contradict it are dropped. A negative epoch,
@@ -121,7 +128,8 @@ impl Epochs {
     pub(super) fn truncate_end(&mut self, end: Offset) {
         let keep = self.entries.partition_point(|e| e.start < end);
         if keep < self.entries.len() {
-            self.unsaved_from = 0;
+            self.unsaved_from = self.unsaved_from.min(end);
+            self.stale = true;
         }
         self.entries.truncate(keep);
     }
@@ -134,10 +142,10 @@ impl Epochs {
         {
             self.entries.drain(..last);
             self.entries[0].start = start;
-            self.unsaved_from = 0;
+            self.stale = true;
         } else if below > 1 {
             self.entries.drain(..below - 1);
-            self.unsaved_from = 0;
+            self.stale = true;
         }
     }
 

@@ -17,7 +17,6 @@ use super::{
     scan::{BODIES_WINDOW, HEADERS_WINDOW, Scanner},
     segment::Segment,
     snapshot::{self, SNAPSHOT_BYTES_MAX},
-    txn_index,
 };
 use crate::base::{Now, Offset, ports::DirEntry};
 use crate::record::{BatchError, BatchHeader, batch::check_crc};
@@ -56,6 +55,10 @@ impl Log {
             self.rebuild_epochs()?;
         }
         self.settle_start(now)?;
+        // Indexes that were just made anew may be in memory only.
+        if self.segments.iter().any(|s| s.index_unsynced) {
+            self.recovery_point = self.recovery_point.min(self.reliable());
+        }
         self.load_producers(self.end, true, now)
     }
 
@@ -64,6 +67,8 @@ impl Log {
     pub(super) fn recover(&mut self, recovery_point: Offset, now: Now) -> Result<(), LogError> {
         let files = self.survey()?;
         let rebuild_epochs = self.read_epochs()?;
+        // Names from before a killed process are not durable, either.
+        self.entries_changed = self.entries_changed.wrapping_add(1);
         self.open_segments(files, recovery_point, now)?;
         self.presence = Presence::Loaded;
         self.end = self.segments.first().map_or(self.log_start, |s| s.base);
@@ -78,9 +83,14 @@ impl Log {
             let base = self.segments[at].base;
             rescanned = rescanned.or(Some(base));
             let damaged = self.rescan(at, recovery_point)?;
-            let gap = next.is_some_and(|next| next > self.end) && !self.config.compact;
+            // Cleaning makes holes; otherwise one means that a file lost its end.
+            let follows = match next {
+                Some(next) if self.config.compact => next >= self.end,
+                Some(next) => next == self.end,
+                None => true,
+            };
             at += 1;
-            if damaged || gap {
+            if damaged || !follows {
                 self.drop_after(at)?;
             }
         }
@@ -88,7 +98,7 @@ impl Log {
             self.rebuild_epochs()?;
         }
         self.flushed = recovery_point.min(self.end);
-        self.recovery_point = self.flushed;
+        self.recovery_point = self.flushed.min(self.reliable());
         self.settle_start(now)?;
         self.load_producers(rescanned.unwrap_or(self.end), false, now)?;
         if self.producers.len() > 0 {
@@ -473,4 +483,235 @@ fn check_next(
         }
     }
     Ok(Checked::Batch(h))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::base::{Uuid, ports::{Fs, OpenMode}};
+    use crate::log::fixture::{append, at, dir, new_log, open, read_all, sim, small};
+    use crate::log::{LogConfig, LogInit, Recovery};
+    use crate::testing::{batches::Batch, fs::SimFs};
+
+    const FOLDER: &str = "/data/t-0";
+
+    fn path(name: &str) -> std::path::PathBuf {
+        Path::new(FOLDER).join(name)
+    }
+
+    fn segment(base: Offset, suffix: &str) -> std::path::PathBuf {
+        path(&names::file(base, suffix))
+    }
+
+    /// Two batches of 1500 bytes a segment, three segments and a half.
+    fn filled(fs: &SimFs) -> Log {
+        let mut log = new_log(fs, &small());
+        for n in 0..7 {
+            append(&mut log, &Batch::of(1, 1500, n * 10).by(7, 0, n as i32).at(0, 1), n).unwrap();
+        }
+        log
+    }
+
+    fn unclean(fs: &SimFs, recovery_point: Offset) -> Log {
+        open(&dir(fs), &small(), Recovery::Unclean { recovery_point }).unwrap()
+    }
+
+    fn flip(fs: &SimFs, file: &Path, pos: u64) {
+        let file = fs.open(file, OpenMode::ReadWrite).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, pos).unwrap();
+        file.write_all_at(&[&[byte[0] ^ 1]], pos).unwrap();
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_wherever_it_tore() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        append(&mut log, &Batch::of(2, 40, 1), 0).unwrap();
+        let whole = log.size();
+        append(&mut log, &Batch::of(3, 40, 2), 0).unwrap();
+        let size = log.size();
+        drop(log);
+        for cut in (whole + 1..size).step_by(7) {
+            let left = fs.killed();
+            left.open(&segment(0, names::LOG), OpenMode::ReadWrite).unwrap().set_len(cut).unwrap();
+            let mut log = unclean(&left, 0);
+            assert_eq!((log.log_end_offset(), log.size()), (2, whole), "cut at {cut}");
+            append(&mut log, &Batch::of(1, 9, 3), 0).unwrap();
+            assert_eq!(read_all(&mut log, 0, 9999).len(), 2);
+        }
+    }
+
+    #[test]
+    fn damage_is_cut_only_past_the_recovery_point_and_ends_the_log() {
+        let fs = sim(1);
+        drop(filled(&fs));
+        flip(&fs, &segment(2, names::LOG), 200);
+        let log = unclean(&fs.killed(), 4);
+        assert_eq!(log.log_end_offset(), 7, "below the recovery point nothing is read");
+        let log = unclean(&fs.killed(), 1);
+        assert_eq!(log.log_end_offset(), 2);
+        assert_eq!(log.recovery_point(), 0, "the closed segment's new indexes are not durable");
+        let left = fs.killed();
+        drop(unclean(&left, 0));
+        let names: Vec<_> = left.read_dir(Path::new(FOLDER)).unwrap();
+        assert!(names.iter().all(|e| !e.name.starts_with("00000000000000000004")), "{names:?}");
+        let mut log = unclean(&left, 0);
+        append(&mut log, &Batch::of(1, 1, 0).by(7, 0, 2), 0).unwrap();
+    }
+
+    #[test]
+    fn a_segment_that_lost_its_end_ends_the_log() {
+        let fs = sim(1);
+        let log = filled(&fs);
+        let one = log.size() / 7;
+        drop(log);
+        let file = fs.open(&segment(2, names::LOG), OpenMode::ReadWrite).unwrap();
+        file.set_len(one).unwrap();
+        assert_eq!(unclean(&fs.killed(), 0).log_end_offset(), 3, "no hole in the middle");
+        let compact = LogConfig { compact: true, delete: false, ..small() };
+        let log = open(&dir(&fs), &compact, Recovery::Unclean { recovery_point: 0 }).unwrap();
+        assert_eq!(log.log_end_offset(), 7, "cleaning makes such holes");
+    }
+
+    #[test]
+    fn missing_or_damaged_indexes_are_made_anew() {
+        let fs = sim(1);
+        let mut log = filled(&fs);
+        let all = read_all(&mut log, 0, 2000);
+        log.close_clean(at(0)).unwrap();
+        drop(log);
+        let good = fs.read(&segment(2, names::INDEX), 999).unwrap();
+        assert_eq!(good.len(), 8);
+        fs.remove_file(&segment(2, names::INDEX)).unwrap();
+        fs.remove_file(&segment(4, names::TIME_INDEX)).unwrap();
+        let file = fs.open(&segment(0, names::INDEX), OpenMode::ReadWrite).unwrap();
+        file.set_len(5).unwrap();
+        let mut log = open(&dir(&fs), &small(), Recovery::Clean).unwrap();
+        assert_eq!(read_all(&mut log, 0, 2000), all);
+        assert_eq!(fs.read(&segment(2, names::INDEX), 999).unwrap(), good);
+        assert_eq!(log.max_timestamp(at(0)).unwrap(), 60);
+    }
+
+    #[test]
+    fn leftovers_of_deletion_and_cleaning() {
+        let fs = sim(1);
+        let mut log = filled(&fs);
+        log.close_clean(at(0)).unwrap();
+        drop(log);
+        let copy = |from: &str, to: &str| {
+            let bytes = fs.read(&path(from), 1 << 20).unwrap();
+            let file = fs.open(&path(to), OpenMode::Truncate).unwrap();
+            file.write_all_at(&[&bytes], 0).unwrap();
+        };
+        let zero = "00000000000000000000";
+        copy(&format!("{zero}.log"), &format!("{zero}.log.deleted"));
+        copy(&format!("{zero}.log"), "00000000000000000002.log.cleaned");
+        copy(&format!("{zero}.log"), "00000000000000000004.log.swap");
+        // A finished cleaning of the first two segments into one.
+        let mut merged = fs.read(&path(&format!("{zero}.log")), 1 << 20).unwrap();
+        merged.extend(fs.read(&path("00000000000000000002.log"), 1 << 20).unwrap());
+        let file = fs.open(&path(&format!("{zero}.log.swap")), OpenMode::Truncate).unwrap();
+        file.write_all_at(&[&merged], 0).unwrap();
+        copy(&format!("{zero}.index"), "00000000000000000099.index");
+        let mut log = unclean(&fs, 7);
+        let names: Vec<_> = fs.read_dir(Path::new(FOLDER)).unwrap();
+        let logs: Vec<_> = names.iter().filter(|e| e.name.contains(".log")).collect();
+        let kept: Vec<_> = logs.iter().map(|e| (&e.name[18..], e.len)).collect();
+        let one = merged.len() as u64 / 4;
+        assert_eq!(kept, [("00.log", one * 4), ("04.log", one * 2), ("06.log", one)]);
+        assert!(!names.iter().any(|e| e.name.contains("99")), "an index without batches");
+        assert_eq!(read_all(&mut log, 0, 9999).len(), 7);
+    }
+
+    #[test]
+    fn producers_survive_by_snapshot_and_replay() {
+        let fs = sim(1);
+        drop(filled(&fs));
+        let repeated = Batch::of(1, 1500, 60).by(7, 0, 6);
+        let next = Batch::of(1, 10, 60).by(7, 0, 7);
+        let check = |mut log: Log| {
+            assert!(append(&mut log, &repeated, 0).unwrap().duplicate_of.is_some());
+            assert_eq!(append(&mut log, &next, 0).unwrap().base_offset, 7);
+        };
+        check(unclean(&fs.killed(), 0));
+        check(unclean(&fs.killed(), 7));
+        let torn = fs.killed();
+        flip(&torn, &segment(6, names::SNAPSHOT), 7);
+        check(unclean(&torn, 7));
+        assert!(torn.stat(&segment(6, names::SNAPSHOT)).unwrap().is_none(), "damaged, removed");
+        let bare = fs.killed();
+        for base in [2, 4, 6] {
+            bare.remove_file(&segment(base, names::SNAPSHOT)).unwrap();
+        }
+        check(unclean(&bare, 7));
+        let mut log = unclean(&fs, 0);
+        log.close_clean(at(0)).unwrap();
+        drop(log);
+        check(open(&dir(&fs), &small(), Recovery::Clean).unwrap());
+    }
+
+    #[test]
+    fn aborted_transactions_survive() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        for n in 0..3 {
+            append(&mut log, &Batch::of(2, 900, 0).by(7, 0, n * 2).in_txn(), 0).unwrap();
+            append(&mut log, &Batch::marker(7, 0, n == 1, 0), 0).unwrap();
+        }
+        append(&mut log, &Batch::of(1, 1, 0).by(7, 0, 6).in_txn(), 0).unwrap();
+        let check = |log: &mut Log| {
+            let got = log.aborted_transactions(0, 100, at(0)).unwrap();
+            assert_eq!(got.iter().map(|t| t.first_offset).collect::<Vec<_>>(), [0, 6]);
+            assert_eq!(log.aborted_transactions(0, 6, at(0)).unwrap().len(), 1);
+            assert_eq!(log.last_stable_offset(10, at(0)).unwrap(), 9);
+            assert_eq!(log.last_stable_offset(8, at(0)).unwrap(), 8);
+        };
+        check(&mut log);
+        drop(log);
+        check(&mut unclean(&fs.killed(), 0));
+        check(&mut unclean(&fs.killed(), 5));
+        let full = fs.killed();
+        let dir = dir(&full);
+        full.fill_disk();
+        let point = Recovery::Unclean { recovery_point: 0 };
+        let mut log = open(&dir, &small(), point).unwrap();
+        check(&mut log);
+        full.free_disk();
+        log.close_clean(at(0)).unwrap();
+        check(&mut open(&dir, &small(), Recovery::Clean).unwrap());
+    }
+
+    #[test]
+    fn epochs_log_start_and_topic_id() {
+        let fs = sim(1);
+        let mut log = filled(&fs);
+        log.close_clean(at(0)).unwrap();
+        drop(log);
+        let damaged = fs.killed();
+        let file = damaged.open(&path(names::EPOCHS), OpenMode::Truncate).unwrap();
+        file.write_all_at(&[b"0\n1\nx y\n"], 0).unwrap();
+        let mut log = open(&dir(&damaged), &small(), Recovery::Clean).unwrap();
+        assert_eq!(log.epoch_at(3, at(0)).unwrap(), Some(1));
+        let mut init = LogInit {
+            tp: crate::base::TopicPartition::new("t", 0),
+            topic_id: Some(Uuid([1; 16])),
+            config: std::sync::Arc::new(small()),
+            log_start: 0,
+            recovery: Recovery::Clean,
+        };
+        let dir = dir(&fs);
+        let stray = Log::open(std::sync::Arc::clone(&dir), init.clone(), at(0));
+        assert!(matches!(stray, Err(LogError::InconsistentTopicId { .. })));
+        init.topic_id = None;
+        init.log_start = 5;
+        let log = Log::open(std::sync::Arc::clone(&dir), init.clone(), at(0)).unwrap();
+        assert_eq!((log.log_start_offset(), log.log_start_to_checkpoint()), (5, Some(5)));
+        drop(log);
+        init.log_start = 50;
+        let log = Log::open(dir, init, at(0)).unwrap();
+        assert_eq!((log.log_start_offset(), log.log_end_offset(), log.size()), (50, 50, 0));
+    }
 }
