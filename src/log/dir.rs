@@ -427,10 +427,7 @@ impl LogDir {
         Ok(())
     }
 
-    fn read_offsets(
-        &self,
-        file: OffsetFile,
-    ) -> Result<BTreeMap<TopicPartition, Offset>, LogError> {
+    fn read_offsets(&self, file: OffsetFile) -> Result<BTreeMap<TopicPartition, Offset>, LogError> {
         let path = self.path.join(file.name());
         let text = self.read_text(&path, CHECKPOINT_BYTES_MAX)?.unwrap_or_default();
         Ok(checkpoint::parse_offsets(&text).unwrap_or_else(|e| {
@@ -566,11 +563,8 @@ mod tests {
     fn the_lock_is_exclusive_and_the_listing_sorted_out() {
         let fs = sim();
         let (a, _) = open(&fs);
-        let again = LogDir::open(
-            Arc::new(fs.clone()),
-            Path::new("/data"),
-            Arc::new(FileCache::new(1)),
-        );
+        let again =
+            LogDir::open(Arc::new(fs.clone()), Path::new("/data"), Arc::new(FileCache::new(1)));
         assert!(matches!(again, Err(LogError::Locked(_))));
         let tp = TopicPartition::new("gone", 1);
         for name in ["gone-1", "__cluster_metadata-0", "x-0.1-delete", "lost+found"] {
@@ -617,10 +611,10 @@ mod tests {
         let (dir, _) = open(&fs);
         let none = BTreeMap::new();
         fs.fill_disk();
-        let full = dir.write_offsets(OffsetFile::LogStart, &BTreeMap::from([(
-            TopicPartition::new("a", 0),
-            1,
-        )]));
+        let full = dir.write_offsets(
+            OffsetFile::LogStart,
+            &BTreeMap::from([(TopicPartition::new("a", 0), 1)]),
+        );
         assert!(matches!(full, Err(LogError::Full(_))), "{full:?}");
         assert_eq!(dir.offline_reason(), None);
         fs.free_disk();

@@ -78,6 +78,8 @@ pub struct Log {
     pub(super) flushed: Offset,
     /// Everything below survives a power cut and needs no scan, indexes and epochs included.
     pub(super) recovery_point: Offset,
+    /// The recovery point that the checkpoint file may tell.
+    pub(super) checkpointed: Offset,
     pub(super) last_flush_ms: i64,
     /// Bytes of all segments while they are not loaded.
     pub(super) deferred_size: u64,
@@ -113,6 +115,7 @@ impl Log {
             end: 0,
             flushed: 0,
             recovery_point: 0,
+            checkpointed: 0,
             last_flush_ms: now.wall_ms,
             deferred_size: 0,
             segments: Vec::new(),
@@ -140,13 +143,15 @@ impl Log {
             log.presence = Presence::Deferred;
             log.log_start = entry.log_start;
             log.deferred_size = entry.size;
-            (log.end, log.flushed, log.recovery_point) = (entry.end, entry.end, entry.end);
+            (log.end, log.flushed) = (entry.end, entry.end);
+            (log.recovery_point, log.checkpointed) = (entry.end, entry.end);
             return Ok(log);
         }
         let folder = log.folder();
         let found = log.dir.fs().stat(&folder).map_err(|e| log.fault("opening", &folder, e))?;
         if found.is_none() {
             (log.flushed, log.recovery_point) = (log.end, log.end);
+            log.checkpointed = log.end;
             return Ok(log);
         }
         let on_disk = log.dir.topic_id(&log.tp)?;
@@ -273,11 +278,7 @@ impl Log {
     ///
     /// # Errors
     /// `Io` or `Offline` if the log must first be loaded.
-    pub fn epoch_at(
-        &mut self,
-        offset: Offset,
-        now: Now,
-    ) -> Result<Option<LeaderEpoch>, LogError> {
+    pub fn epoch_at(&mut self, offset: Offset, now: Now) -> Result<Option<LeaderEpoch>, LogError> {
         self.load(now)?;
         Ok(self.epochs.epoch_at(offset))
     }
@@ -407,7 +408,13 @@ impl Home<'_> {
         self.dir.path().join(self.tp.to_string()).join(names::file(base, suffix))
     }
 
-    pub(super) fn fault(&self, doing: &str, base: Offset, suffix: &str, e: std::io::Error) -> LogError {
+    pub(super) fn fault(
+        &self,
+        doing: &str,
+        base: Offset,
+        suffix: &str,
+        e: std::io::Error,
+    ) -> LogError {
         self.dir.fault(doing, &self.path(base, suffix), e)
     }
 }

@@ -94,10 +94,24 @@ impl Log {
         self.flushed
     }
 
-    /// What `recovery-point-offset-checkpoint` should say.
+    /// Everything below this offset needs no scan after a crash.
     #[must_use]
     pub fn recovery_point(&self) -> Offset {
         self.recovery_point
+    }
+
+    /// The recovery point, to be written to `recovery-point-offset-checkpoint` right away.
+    pub fn checkpoint_recovery_point(&mut self) -> Offset {
+        self.checkpointed = self.recovery_point;
+        self.recovery_point
+    }
+
+    /// Whether the checkpoint promises more than is true: after a truncation, or when recovery
+    /// found less than promised. It must then be written before the next append, or a crash could
+    /// trust bytes that were never synced.
+    #[must_use]
+    pub fn checkpoint_due(&self) -> bool {
+        self.checkpointed > self.recovery_point
     }
 
     /// Records that were appended since the last flush.
@@ -469,7 +483,10 @@ mod tests {
         }
         drop(driver);
         let mut answers: Vec<_> = receive.try_iter().map(|(n, r)| (n, r.unwrap())).collect();
-        assert_eq!(answers.iter().map(|(n, _)| *n).collect::<Vec<_>>(), (0..20).collect::<Vec<_>>());
+        assert_eq!(
+            answers.iter().map(|(n, _)| *n).collect::<Vec<_>>(),
+            (0..20).collect::<Vec<_>>()
+        );
         log.flushed(answers.pop().unwrap().1, at(0));
         assert_eq!(log.flushed_offset(), log.log_end_offset());
     }

@@ -12,9 +12,8 @@ use crate::base::{Now, Offset};
 
 impl Log {
     /// Drops everything at or above `offset`: what a follower does that diverged from its leader.
-    /// A batch that holds `offset` in its middle goes as a whole. Tells whether the recovery point
-    /// moved down: then `recovery-point-offset-checkpoint` must be written before the next append,
-    /// or a crash could trust bytes that were never synced.
+    /// A batch that holds `offset` in its middle goes as a whole. Tells whether
+    /// `recovery-point-offset-checkpoint` must be written now, as [`Log::checkpoint_due`] does.
     ///
     /// # Errors
     /// `Io`, `Offline`. Not `Full`: cutting needs no space.
@@ -46,16 +45,13 @@ impl Log {
         self.flushed = self.flushed.min(end);
         self.epochs.truncate_end(end);
         self.reload_producers(now)?;
-        let reliable = self.recovery_point.min(self.reliable());
-        let lowered = reliable < self.recovery_point;
-        self.recovery_point = reliable;
-        Ok(lowered)
+        self.recovery_point = self.recovery_point.min(self.reliable());
+        Ok(self.checkpoint_due())
     }
 
     /// Drops everything and lets the next record have `offset`: what a follower does that fell
     /// behind its leader's log start. `log_start` may lie above `offset` where records were
-    /// deleted out of the middle of a batch. Tells whether the recovery point moved down, as
-    /// [`Log::truncate_to`] does.
+    /// deleted out of the middle of a batch. Tells whether the checkpoint must be written now.
     ///
     /// # Errors
     /// `Full` if the new segment cannot be made: the log is empty then. `Io`, `Offline`.
@@ -76,7 +72,6 @@ impl Log {
         self.log_start = log_start.unwrap_or(offset);
         self.flushed = offset;
         self.epochs.clear();
-        let lowered = self.recovery_point > offset;
         self.recovery_point = self.recovery_point.min(offset);
         if self.presence == Presence::Loaded {
             self.drop_snapshots(|_| true)?;
@@ -85,7 +80,7 @@ impl Log {
             self.dir.sync_dir(&self.folder())?;
         }
         self.producers.clear_at(offset);
-        Ok(lowered)
+        Ok(self.checkpoint_due())
     }
 
     /// Raises the log start offset: records below it can no longer be read (DeleteRecords,
@@ -193,8 +188,9 @@ mod tests {
         let mut log = filled(&fs, &small());
         let all = read_all(&mut log, 0, 9999);
         log.flush(at(0)).unwrap();
+        assert_eq!(log.checkpoint_recovery_point(), 13);
         assert!(!log.truncate_to(14, at(0)).unwrap());
-        assert!(log.truncate_to(9, at(0)).unwrap(), "the recovery point moved");
+        assert!(log.truncate_to(9, at(0)).unwrap(), "the checkpoint says 13");
         assert_eq!((log.log_end_offset(), log.recovery_point()), (8, 8));
         assert_eq!(read_all(&mut log, 0, 9999), all[..4]);
         assert_eq!(log.latest_epoch(at(0)).unwrap(), Some(3));

@@ -9,9 +9,9 @@ pub mod dir;
 pub mod epochs;
 pub mod error;
 pub mod files;
-pub mod flush_driver;
 #[cfg(test)]
 mod fixture;
+pub mod flush_driver;
 mod index;
 mod log;
 mod log_append;

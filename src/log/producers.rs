@@ -328,9 +328,7 @@ fn check_sequence(entry: &ProducerEntry, h: &BatchHeader) -> Result<(), LogError
     let follows = if h.producer_epoch != entry.epoch {
         got == 0 || entry.epoch < 0
     } else {
-        entry.epoch < 0
-            || i64::from(got) == i64::from(last) + 1
-            || (got == 0 && last == i32::MAX)
+        entry.epoch < 0 || i64::from(got) == i64::from(last) + 1 || (got == 0 && last == i32::MAX)
     };
     if follows {
         return Ok(());

@@ -61,16 +61,8 @@ enum Change {
 
 #[derive(Debug, Clone)]
 enum Node {
-    File {
-        data: Vec<u8>,
-        synced: Vec<u8>,
-        modified_ms: i64,
-    },
-    Dir {
-        entries: BTreeMap<String, usize>,
-        synced: BTreeMap<String, usize>,
-        changes: Vec<Change>,
-    },
+    File { data: Vec<u8>, synced: Vec<u8>, modified_ms: i64 },
+    Dir { entries: BTreeMap<String, usize>, synced: BTreeMap<String, usize>, changes: Vec<Change> },
 }
 
 impl Node {
@@ -391,9 +383,7 @@ impl File for SimFile {
         // A failing write leaves a part behind.
         let kept = match (&struck, room) {
             (Err(_), _) => all.len() / 2,
-            (Ok(()), Some(room)) if grown > room => {
-                all.len() - index(grown - room)?.min(all.len())
-            }
+            (Ok(()), Some(room)) if grown > room => all.len() - index(grown - room)?.min(all.len()),
             _ => all.len(),
         };
         if data.len() < from + kept {
