@@ -4,13 +4,11 @@
 use super::checkpoint::{self, BadCheckpoint};
 use crate::base::{LeaderEpoch, Offset};
 
-/// An epoch and its first offset.
+/// An epoch and the offset of its first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EpochEntry {
-    /// The epoch.
-    pub epoch: LeaderEpoch,
-    /// Offset of its first record.
-    pub start: Offset,
+struct EpochEntry {
+    epoch: LeaderEpoch,
+    start: Offset,
 }
 
 /// The answer to "where does this epoch end".
@@ -64,10 +62,6 @@ impl Epochs {
 
     pub(super) fn latest(&self) -> Option<LeaderEpoch> {
         self.entries.last().map(|e| e.epoch)
-    }
-
-    pub(super) fn entries(&self) -> &[EpochEntry] {
-        &self.entries
     }
 
     /// The first record whose epoch the file does not tell; `Offset::MAX` if there is none. An

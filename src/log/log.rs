@@ -11,7 +11,8 @@ use std::{
 };
 
 use super::{
-    dir::{CleanEntry, LogDir},
+    dir::LogDir,
+    dir_state::CleanEntry,
     epochs::{EpochEnd, Epochs},
     error::LogError,
     names,

@@ -8,7 +8,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    dir::{CleanEntry, LogDir},
+    dir::LogDir,
+    dir_state::CleanEntry,
     error::LogError,
     log::{Home, Log, Presence},
     names,

@@ -9,26 +9,15 @@ use std::collections::BTreeMap;
 use super::{
     checkpoint::CHECKPOINT_BYTES_MAX,
     epochs::Epochs,
-    error::{LogError, is_missing},
+    error::LogError,
+    leftovers::Files,
     log::{Home, Log, Presence},
-    log_append::read_marker,
     names,
-    producers::Producers,
     scan::{BODIES_WINDOW, HEADERS_WINDOW, Scanner},
     segment::Segment,
-    snapshot::{self, SNAPSHOT_BYTES_MAX},
 };
-use crate::base::{Now, Offset, ports::DirEntry};
+use crate::base::{Now, Offset};
 use crate::record::{BatchError, BatchHeader, batch::check_crc};
-
-/// Sizes of the files of one segment.
-#[derive(Debug, Clone, Copy, Default)]
-struct Files {
-    log: Option<u64>,
-    index: Option<u64>,
-    time_index: Option<u64>,
-    txn_index: bool,
-}
 
 impl Log {
     /// Loads a directory that was left by a clean stop.
@@ -109,126 +98,6 @@ impl Log {
             self.take_snapshot(self.end)?;
         }
         Ok(())
-    }
-
-    /// Reads the newest usable snapshot and replays the batches after it: after a truncation.
-    pub(super) fn reload_producers(&mut self, now: Now) -> Result<(), LogError> {
-        let (start, end) = (self.log_start, self.end);
-        self.drop_snapshots(|at| at > end || at <= start)?;
-        self.load_producers(self.end, false, now)
-    }
-
-    /// Removes what an interrupted deletion or cleaning left, finishes an interrupted swap, and
-    /// lists the files of the segments.
-    fn survey(&mut self) -> Result<BTreeMap<Offset, Files>, LogError> {
-        let mut entries = self.entries()?;
-        if self.remove_leftovers(&entries)? {
-            entries = self.entries()?;
-        }
-        let mut out: BTreeMap<Offset, Files> = BTreeMap::new();
-        for entry in &entries {
-            let Some((base, suffix)) = names::parse_file(&entry.name) else { continue };
-            match suffix {
-                names::LOG => out.entry(base).or_default().log = Some(entry.len),
-                names::INDEX => out.entry(base).or_default().index = Some(entry.len),
-                names::TIME_INDEX => out.entry(base).or_default().time_index = Some(entry.len),
-                names::TXN_INDEX => out.entry(base).or_default().txn_index = true,
-                _ => {}
-            }
-        }
-        for (base, files) in &out {
-            if files.log.is_none() {
-                for suffix in [names::INDEX, names::TIME_INDEX, names::TXN_INDEX] {
-                    self.remove(&names::file(*base, suffix))?;
-                }
-            }
-        }
-        out.retain(|_, files| files.log.is_some());
-        Ok(out)
-    }
-
-    fn entries(&self) -> Result<Vec<DirEntry>, LogError> {
-        let folder = self.folder();
-        match self.dir.fs().read_dir(&folder) {
-            Ok(all) => Ok(all.into_iter().filter(|e| !e.is_dir).collect()),
-            Err(e) if is_missing(&e) => Ok(Vec::new()),
-            Err(e) => Err(self.fault("listing", &folder, e)),
-        }
-    }
-
-    fn remove(&self, name: &str) -> Result<(), LogError> {
-        let path = self.folder().join(name);
-        self.dir.fs().remove_file(&path).map_err(|e| self.fault("removing", &path, e))
-    }
-
-    /// Tells whether anything changed.
-    fn remove_leftovers(&mut self, entries: &[DirEntry]) -> Result<bool, LogError> {
-        let ending = |suffix: &'static str| {
-            entries.iter().filter_map(move |e| Some((&e.name, e.name.strip_suffix(suffix)?)))
-        };
-        let base = |name: &str| names::parse_file(name).map_or(0, |(base, _)| base);
-        let lowest_cleaned = ending(names::CLEANED).map(|(_, plain)| base(plain)).min();
-        let mut changed = false;
-        let litter = [names::DELETED, names::CLEANED, names::TMP];
-        for (name, _) in litter.into_iter().flat_map(ending) {
-            self.remove(name)?;
-            changed = true;
-        }
-        let mut swaps = Vec::new();
-        for (name, plain) in ending(names::SWAP) {
-            changed = true;
-            if lowest_cleaned.is_some_and(|lowest| base(plain) >= lowest) {
-                self.remove(name)?;
-            } else {
-                swaps.push((name.clone(), plain.to_owned()));
-            }
-        }
-        self.finish_swap(entries, &swaps)?;
-        Ok(changed)
-    }
-
-    /// The cleaned segments take the place of those whose offsets they cover.
-    fn finish_swap(
-        &mut self,
-        entries: &[DirEntry],
-        swaps: &[(String, String)],
-    ) -> Result<(), LogError> {
-        let (mut from, mut to) = (Offset::MAX, Offset::MIN);
-        for (name, plain) in swaps {
-            if let Some((base, names::LOG)) = names::parse_file(plain) {
-                from = from.min(base);
-                to = to.max(self.end_of_file(name, base)?);
-            }
-        }
-        for entry in entries {
-            if let Some((base, names::LOG | names::INDEX | names::TIME_INDEX | names::TXN_INDEX)) =
-                names::parse_file(&entry.name)
-                && (from..to).contains(&base)
-            {
-                self.remove(&entry.name)?;
-            }
-        }
-        for (name, plain) in swaps {
-            let path = self.folder().join(name);
-            let done = self.dir.fs().rename(&path, &self.folder().join(plain));
-            done.map_err(|e| self.fault("renaming", &path, e))?;
-        }
-        Ok(())
-    }
-
-    fn end_of_file(&self, name: &str, base: Offset) -> Result<Offset, LogError> {
-        let path = self.folder().join(name);
-        let read = || {
-            let file = self.dir.fs().open(&path, crate::base::ports::OpenMode::Read)?;
-            let len = file.len()?;
-            let mut walk = Scanner::new(file, 0, len, HEADERS_WINDOW);
-            let mut end = base;
-            while let Some(Ok((_, h))) = walk.next()? {
-                end = h.next_offset();
-            }
-            Ok(end)
-        };
-        read().map_err(|e| self.fault("reading", &path, e))
     }
 
     fn open_segments(
@@ -384,71 +253,6 @@ impl Log {
                 }
             }
         }
-        Ok(())
-    }
-
-    /// Makes the producers' state from the newest usable snapshot at or below `at_most` and the
-    /// batches after it. Without a snapshot a clean stop had no producers; otherwise all batches
-    /// are looked at. Transaction indexes of the segments from `at_most` on are made anew.
-    fn load_producers(&mut self, at_most: Offset, clean: bool, now: Now) -> Result<(), LogError> {
-        let mut producers = Producers::default();
-        let (end, mut from) = (self.end, if clean { self.end } else { self.log_start });
-        let mut snapshots = self.snapshots()?;
-        while let Some(offset) = snapshots.pop() {
-            let name = names::file(offset, names::SNAPSHOT);
-            if offset > end {
-                self.remove(&name)?;
-                continue;
-            }
-            if offset > at_most || offset < self.log_start {
-                continue;
-            }
-            let path = self.folder().join(&name);
-            let bytes = self.dir.fs().read(&path, SNAPSHOT_BYTES_MAX);
-            let bytes = bytes.map_err(|e| self.fault("reading", &path, e))?;
-            if let Some(entries) = snapshot::decode(&bytes) {
-                entries.into_iter().for_each(|(id, entry)| producers.insert(id, entry));
-                from = offset;
-                break;
-            }
-            tracing::warn!(path = %path.display(), "snapshot is damaged, removed");
-            self.remove(&name)?;
-            // Not knowing is not the same as there being none.
-            from = self.log_start;
-        }
-        (producers.map_end, producers.snapshot_end) = (from, from);
-        producers.expire(now.wall_ms, self.config.producer_id_expiration_ms);
-        self.producers = producers;
-        self.replay(from, at_most)
-    }
-
-    fn replay(&mut self, from: Offset, txns_from: Offset) -> Result<(), LogError> {
-        let home = Home { dir: &self.dir, tp: &self.tp };
-        let first = self.segments.partition_point(|s| s.base <= from).saturating_sub(1);
-        if from >= self.end {
-            return Ok(());
-        }
-        for segment in self.segments.iter_mut().skip(first) {
-            let start = segment.index_floor(home, from)?;
-            let mut walk = segment.scan(home, start, HEADERS_WINDOW)?;
-            while let Some((pos, h)) = segment.step(home, &mut walk)? {
-                if h.last_offset() < from {
-                    continue;
-                }
-                let marker = if h.is_control() {
-                    let body = walk.body(pos, &h);
-                    let body = body.map_err(|e| home.fault("reading", segment.base, names::LOG, e));
-                    read_marker(&h, body?)
-                } else {
-                    None
-                };
-                let ended = self.producers.apply(&h, h.base_offset, marker);
-                if let Some(txn) = ended.filter(|t| t.last_offset >= txns_from) {
-                    segment.note_txn(home, &txn)?;
-                }
-            }
-        }
-        self.producers.map_end = self.end;
         Ok(())
     }
 }
