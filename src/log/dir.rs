@@ -341,6 +341,7 @@ fn io_error(doing: &str, at: &Path, source: io::Error) -> LogError {
 mod tests {
     use super::*;
     use crate::base::ports::OpenMode;
+    use crate::log::FoundPartition;
     use crate::testing::fs::SimFs;
 
     fn open(fs: &SimFs) -> (Arc<LogDir>, DirState) {
@@ -432,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn partition_metadata_and_markers() {
+    fn partition_metadata() {
         let fs = sim();
         let (dir, _) = open(&fs);
         let tp = TopicPartition::new("a", 0);
@@ -443,10 +444,6 @@ mod tests {
         assert_eq!(dir.topic_id(&tp).unwrap(), Some(Uuid([1; 16])));
         put(&fs, path, "");
         assert_eq!(dir.topic_id(&tp).unwrap(), None, "torn by a power cut");
-        assert_eq!(parse_marker(r#"{ "version" : 0, "brokerEpoch" : 12 }"#), Some(12));
-        for bad in ["", "{}", r#"{"version":1,"brokerEpoch":2}"#, r#"{"version":0}"#] {
-            assert_eq!(parse_marker(bad), None, "{bad}");
-        }
     }
 
     #[test]

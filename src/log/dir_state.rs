@@ -169,3 +169,29 @@ fn parse_marker(text: &str) -> Option<i64> {
     }
     number("brokerEpoch")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marker_gives_the_epoch_if_it_can_be_read() {
+        assert_eq!(parse_marker(r#"{"version":0,"brokerEpoch":7}"#), Some(7));
+        assert_eq!(parse_marker(r#"{ "version" : 0, "brokerEpoch" : 12 }"#), Some(12));
+        for bad in ["", "{}", r#"{"version":1,"brokerEpoch":2}"#, r#"{"version":0}"#] {
+            assert_eq!(parse_marker(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn remembered_logs() {
+        let id = Uuid([9; 16]);
+        let want = CleanEntry { topic_id: id, log_start: 3, end: 7, size: 100 };
+        let got = parse_clean_entry(&format!("a 2 {id} 3 7 100"));
+        assert_eq!(got, Some((TopicPartition::new("a", 2), want)));
+        for bad in ["a 2 x 3 7 100", "a 2", "a x AAAAAAAAAAAAAAAAAAAAAA 3 7 1", ""] {
+            assert_eq!(parse_clean_entry(bad), None, "{bad}");
+        }
+        assert_eq!(parse_clean_entry(&format!("a 2 {id} 8 7 100")), None, "start above end");
+    }
+}

@@ -42,7 +42,8 @@ impl Epochs {
         let mut out = Self::default();
         for (line, entry) in checkpoint::lines(text)? {
             let bad = BadCheckpoint { line, what: "not `epoch startOffset`" };
-            let (epoch, start) = entry.split_once(char::is_whitespace).ok_or(bad.clone())?;
+            let (epoch, start) =
+                entry.split_once(char::is_whitespace).ok_or_else(|| bad.clone())?;
             let (Ok(epoch), Ok(start)) = (epoch.parse(), start.trim().parse()) else {
                 return Err(bad);
             };

@@ -341,6 +341,20 @@ impl Log {
         Ok(out)
     }
 
+    /// Gives back memory that only serves while appends come: for partitions that are idle.
+    ///
+    /// # Errors
+    /// `Io`, `Offline`.
+    pub fn rest(&mut self) -> Result<(), LogError> {
+        self.dir.check()?;
+        self.recent.clear();
+        let home = Home { dir: &self.dir, tp: &self.tp };
+        match self.segments.last_mut() {
+            Some(active) => active.store_heavy(home),
+            None => Ok(()),
+        }
+    }
+
     /// Lets go of every open file: before the directory is renamed or given up.
     pub fn close_files(&mut self) {
         for segment in &mut self.segments {
@@ -419,3 +433,7 @@ impl Home<'_> {
         self.dir.fault(doing, &self.path(base, suffix), e)
     }
 }
+
+// What an idle partition of one segment costs; its index and recent batches are bounded by
+// `Log::rest`.
+const _: () = assert!(size_of::<Log>() + size_of::<Segment>() <= 1024);

@@ -25,7 +25,7 @@ impl SeenBatch {
     /// Offset of its first record.
     #[must_use]
     pub fn first_offset(&self) -> Offset {
-        self.last_offset - i64::from(self.offset_delta)
+        self.last_offset.saturating_sub(i64::from(self.offset_delta))
     }
 
     /// Sequence of its first record, before a wrap if there was one.
@@ -292,7 +292,7 @@ impl Producers {
         self.ongoing.remove(&first_offset);
         self.unreplicated.insert(first_offset, offset);
         let last_stable_offset =
-            self.ongoing.keys().next().copied().unwrap_or(offset.saturating_add(1));
+            self.ongoing.keys().next().copied().unwrap_or_else(|| offset.saturating_add(1));
         let aborted = marker.aborted;
         let last_offset = offset;
         Some(CompletedTxn { producer_id, first_offset, last_offset, aborted, last_stable_offset })

@@ -561,4 +561,45 @@ mod tests {
         assert_eq!(log.aborted_transactions(0, log.end, at(0)).unwrap().len(), 5);
         log.close_clean(at(0)).unwrap();
     }
+
+    #[test]
+    fn no_damage_panics_or_shows_a_damaged_batch() {
+        let mut seeded = crate::testing::clock::Seeded::new(11);
+        let fs = sim(1);
+        let mut log = filled(&fs);
+        log.close_clean(at(0)).unwrap();
+        drop(log);
+        for round in 0..400 {
+            let left = fs.killed();
+            let files = left.read_dir(Path::new(FOLDER)).unwrap();
+            for _ in 0..=seeded.below(3) {
+                let victim = &files[seeded.below(files.len())];
+                let file = left.open(&path(&victim.name), OpenMode::ReadWrite).unwrap();
+                let pos = seeded.below(victim.len as usize + 1) as u64;
+                let noise: Vec<_> = (0..seeded.below(30)).map(|_| seeded.u64() as u8).collect();
+                match seeded.below(3) {
+                    0 => file.set_len(pos).unwrap(),
+                    1 => file.write_all_at(&[&noise], pos).unwrap(),
+                    _ => file.write_all_at(&[&[0; 100]], pos).unwrap(),
+                }
+            }
+            let point = if round % 2 == 0 { 0 } else { seeded.below(9) as i64 };
+            let unclean = Recovery::Unclean { recovery_point: point };
+            let recovery = if round % 3 == 0 { Recovery::Clean } else { unclean };
+            let Ok(mut log) = open(&dir(&left), &small(), recovery) else { continue };
+            let end = log.log_end_offset();
+            _ = log.batch_for_timestamp(seeded.below(70) as i64, at(0));
+            _ = log.aborted_transactions(0, end, at(0));
+            _ = log.read(seeded.below(9) as i64, end, 2000, true, at(0));
+            if recovery == (Recovery::Unclean { recovery_point: 0 }) {
+                let start = log.log_start_offset();
+                for (_, batch) in read_all(&mut log, start, 5000) {
+                    let h = BatchHeader::read(&batch).unwrap();
+                    check_crc(&h, &batch).unwrap();
+                }
+            }
+            append(&mut log, &Batch::of(1, 5, 0), 0).unwrap();
+            log.close_clean(at(0)).unwrap();
+        }
+    }
 }

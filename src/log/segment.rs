@@ -171,7 +171,8 @@ impl Segment {
         } else {
             now_ms.saturating_sub(self.created_ms)
         };
-        Ok(age > config.roll_after_ms(self.jitter_ms(home, config)))
+        Ok(age > config.roll_after_ms(config.segment_jitter_ms)
+            && age > config.roll_after_ms(self.jitter_ms(home, config)))
     }
 
     /// Whether time alone asks for a new segment.
@@ -241,6 +242,24 @@ impl Segment {
         Ok(())
     }
 
+    /// Writes index entries that fill memory. A full disk is no error.
+    pub(super) fn store_heavy(&mut self, home: Home<'_>) -> Result<(), LogError> {
+        if self.offsets.is_heavy() || self.times.is_heavy() {
+            self.store(home)?;
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, home: Home<'_>) -> Result<(), LogError> {
+        for done in [self.offsets.store(home, self.base), self.times.store(home, self.base)] {
+            match done {
+                Ok(()) | Err(LogError::Full(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the files what Kafka expects of a segment that takes no more appends: last time
     /// entry, indexes complete, nothing behind the last batch. A full disk is no error: the
     /// indexes stay in memory and the next start makes them anew.
@@ -254,13 +273,7 @@ impl Segment {
             self.index_unsynced = true;
         }
         self.store_txns(home)?;
-        for done in [self.offsets.store(home, self.base), self.times.store(home, self.base)] {
-            match done {
-                Ok(()) | Err(LogError::Full(_)) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        self.store(home)
     }
 
     fn trim(&mut self, home: Home<'_>) -> Result<(), LogError> {
