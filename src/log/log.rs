@@ -85,6 +85,8 @@ pub struct Log {
     /// Bytes of all segments while they are not loaded.
     pub(super) deferred_size: u64,
     pub(super) segments: Vec<Segment>,
+    /// A closed segment may have indexes that are not durable.
+    pub(super) closed_unsynced: bool,
     pub(super) recent: Recent,
     pub(super) epochs: Epochs,
     pub(super) producers: Producers,
@@ -120,6 +122,7 @@ impl Log {
             last_flush_ms: now.wall_ms,
             deferred_size: 0,
             segments: Vec::new(),
+            closed_unsynced: false,
             recent: Recent::default(),
             epochs: Epochs::default(),
             producers: Producers::default(),
@@ -157,6 +160,12 @@ impl Log {
         }
         let on_disk = log.dir.topic_id(&log.tp)?;
         log.adopt_topic_id(on_disk)?;
+        if on_disk.is_none() {
+            match log.write_topic_id() {
+                Ok(()) | Err(LogError::Full(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
         match init.recovery {
             Recovery::Unclean { recovery_point } => log.recover(recovery_point, now)?,
             Recovery::Clean | Recovery::Known(_) => log.load_clean(now)?,
@@ -401,9 +410,13 @@ impl Log {
     pub(super) fn make_folder(&mut self) -> Result<(), LogError> {
         let folder = self.folder();
         self.dir.fs().create_dir_all(&folder).map_err(|e| self.fault("making", &folder, e))?;
+        self.write_topic_id()
+    }
+
+    fn write_topic_id(&mut self) -> Result<(), LogError> {
         self.entries_changed = self.entries_changed.wrapping_add(1);
         let Some(id) = self.topic_id else { return Ok(()) };
-        let path = folder.join(names::PARTITION_METADATA);
+        let path = self.folder().join(names::PARTITION_METADATA);
         let text = format!("version: 0\ntopic_id: {id}\n");
         let file = self.dir.fs().open(&path, OpenMode::Truncate);
         file.and_then(|f| f.write_all_at(&[text.as_bytes()], 0))

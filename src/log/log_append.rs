@@ -233,6 +233,7 @@ impl Log {
         if let Some(old) = self.segments.get_mut(at) {
             old.seal(home)?;
         }
+        self.closed_unsynced = true;
         self.take_snapshot(base)
     }
 

@@ -13,6 +13,7 @@ use super::{
     error::LogError,
     log::{Home, Log, Presence},
     names,
+    segment::Segment,
 };
 use crate::base::{
     Now, Offset, Uuid,
@@ -156,10 +157,13 @@ impl Log {
         }
         self.flushed = self.flushed.max(mark.upto);
         self.entries_synced = mark.entries_changed;
-        for segment in &mut self.segments {
-            if segment.base < mark.closed_below && segment.is_stored() {
-                segment.index_unsynced = false;
+        if self.closed_unsynced {
+            for segment in &mut self.segments {
+                if segment.base < mark.closed_below && segment.is_stored() {
+                    segment.index_unsynced = false;
+                }
             }
+            self.closed_unsynced = self.closed().iter().any(|s| s.index_unsynced);
         }
         self.recovery_point = self.recovery_point.max(self.reliable());
     }
@@ -169,12 +173,14 @@ impl Log {
     /// there, with index entries that no sync has seen.
     pub(super) fn reliable(&self) -> Offset {
         let mut out = self.flushed.min(self.epochs.unsaved_from());
-        let Some((active, closed)) = self.segments.split_last() else { return out };
-        if active.size > 0 {
+        if self.segments.last().is_some_and(|active| active.size > 0) {
             out = out.min(self.end - 1);
         }
-        let unsynced = closed.iter().find(|s| s.index_unsynced);
-        unsynced.map_or(out, |s| out.min(s.base))
+        if self.closed_unsynced {
+            let unsynced = self.closed().iter().find(|s| s.index_unsynced);
+            out = unsynced.map_or(out, |s| out.min(s.base));
+        }
+        out
     }
 
     /// Flushes at once, waiting for the disk.
@@ -251,7 +257,7 @@ impl Log {
         self.dir.check()?;
         let upto = upto.min(self.end);
         let entries = self.entries_changed != self.entries_synced;
-        let indexes = self.closed_unsynced();
+        let indexes = self.closed_unsynced;
         if self.presence != Presence::Loaded
             || (upto <= self.flushed && !entries && !indexes && !all)
         {
@@ -282,21 +288,17 @@ impl Log {
         Ok(Some(FlushTicket { mark, log_id, dir, files, folders }))
     }
 
-    fn closed_unsynced(&self) -> bool {
-        let closed = self.segments.split_last().map_or(&[][..], |(_, closed)| closed);
-        closed.iter().any(|s| s.index_unsynced)
+    fn closed(&self) -> &[Segment] {
+        self.segments.split_last().map_or(&[], |(_, closed)| closed)
     }
 
     /// The batches' files that hold offsets from the flushed one up to `upto`.
     fn data_files(&mut self, upto: Offset) -> Result<Vec<Arc<dyn File>>, LogError> {
+        let first = self.segment_at(self.flushed).unwrap_or(0);
         let home = Home { dir: &self.dir, tp: &self.tp };
-        let ends: Vec<_> = self.segments.iter().skip(1).map(|s| s.base).collect();
         let mut out = Vec::new();
-        for (at, segment) in self.segments.iter_mut().enumerate() {
-            let end = ends.get(at).copied().unwrap_or(self.end);
-            if end > self.flushed && segment.base < upto {
-                out.push(segment.log_file(home)?);
-            }
+        for segment in self.segments.iter_mut().skip(first).take_while(|s| s.base < upto) {
+            out.push(segment.log_file(home)?);
         }
         Ok(out)
     }
@@ -305,6 +307,9 @@ impl Log {
         let home = Home { dir: &self.dir, tp: &self.tp };
         let last = self.segments.len().saturating_sub(1);
         let mut out = Vec::new();
+        if !all && !self.closed_unsynced {
+            return Ok(out);
+        }
         for (at, segment) in self.segments.iter_mut().enumerate() {
             if segment.index_unsynced && (at < last || all) {
                 // A full disk may have kept a part of it in memory until now.

@@ -39,6 +39,7 @@ impl Log {
         let active = self.segments.last_mut();
         let end = active.map_or(Ok(offset), |s| s.truncate(home, offset))?;
         self.recent.clear();
+        self.closed_unsynced = true;
         self.truncations = self.truncations.wrapping_add(1);
         self.end = end;
         self.log_start = self.log_start.min(end);

@@ -123,6 +123,7 @@ impl Log {
         }
         for at in rebuild {
             self.rebuild_indexes(at)?;
+            self.closed_unsynced = true;
         }
         Ok(())
     }
@@ -197,6 +198,7 @@ impl Log {
             segment.cut(home, segment.size)?;
         }
         self.end = end;
+        self.closed_unsynced = true;
         if at + 1 < self.segments.len() {
             self.segments[at].seal(home)?;
         }
@@ -519,47 +521,6 @@ mod tests {
         init.log_start = 50;
         let log = Log::open(dir, init, at(0)).unwrap();
         assert_eq!((log.log_start_offset(), log.log_end_offset(), log.size()), (50, 50, 0));
-    }
-
-    /// Writes a log with every kind of file through the real file system. The directory is kept
-    /// where `VLTAVA_KEEP_LOG` says, to be looked at with `kafka-dump-log`.
-    #[test]
-    fn on_the_real_file_system() {
-        use crate::base::ports::Fs as _;
-        let scratch = tempfile::tempdir().unwrap();
-        let kept = std::env::var_os("VLTAVA_KEEP_LOG").map(std::path::PathBuf::from);
-        let path = kept.as_deref().unwrap_or(scratch.path());
-        let fs = std::sync::Arc::new(crate::os::OsFs);
-        let open = || {
-            let files = std::sync::Arc::new(crate::log::FileCache::new(8));
-            crate::log::LogDir::open(fs.clone(), path, files).unwrap()
-        };
-        let (dir, _) = open();
-        let config = LogConfig { segment_bytes: 200_000, ..LogConfig::default() };
-        let mut log = crate::log::fixture::open(&dir, &config, Recovery::Clean).unwrap();
-        for n in 0..400 {
-            let sequence = n * 3;
-            let stamp = 1_700_000_000_000 + i64::from(n * 7 % 50) * 1000 + i64::from(n);
-            let batch = Batch::of(3, 500, stamp).at(0, n / 100);
-            append(&mut log, &batch.by(7, 0, sequence), i64::from(n)).unwrap();
-            if n % 40 == 39 {
-                let txn = Batch::of(2, 50, stamp).at(0, n / 100).in_txn();
-                append(&mut log, &txn.by(8, 0, n / 40 * 2), 0).unwrap();
-                let marker = Batch::marker(8, 0, n % 80 == 39, stamp).at(0, n / 100);
-                append(&mut log, &marker, 0).unwrap();
-            }
-        }
-        let all = read_all(&mut log, 0, 100_000);
-        assert_eq!(all.len(), 420);
-        let entry = log.close_clean(at(0)).unwrap().unwrap();
-        dir.mark_clean(1, &BTreeMap::from([(log.tp.clone(), entry)])).unwrap();
-        drop((log, dir));
-        let (dir, state) = open();
-        assert!(state.clean && fs.stat(&path.join(".kafka_cleanshutdown")).unwrap().is_none());
-        let mut log = crate::log::fixture::open(&dir, &config, Recovery::Clean).unwrap();
-        assert_eq!(read_all(&mut log, 0, 1_000_000), all);
-        assert_eq!(log.aborted_transactions(0, log.end, at(0)).unwrap().len(), 5);
-        log.close_clean(at(0)).unwrap();
     }
 
     #[test]
