@@ -162,11 +162,8 @@ impl Log {
     ) -> Result<ReadSlices, LogError> {
         let end = self.bound(at, limits.upper)?;
         let Limits { pos, first_end, upper, max_bytes, at_least_one } = limits;
-        let (end, upper) = if end - pos <= max_bytes as u64 {
-            (end, upper)
-        } else {
-            self.fit(at, limits, end)?
-        };
+        let (end, upper) =
+            if end - pos <= max_bytes as u64 { (end, upper) } else { self.fit(at, limits, end)? };
         let end = if end <= pos && at_least_one { first_end } else { end };
         if end <= pos {
             return Ok(ReadSlices { base_offset, upper: base_offset, ..ReadSlices::default() });
@@ -220,7 +217,6 @@ impl Log {
         }
         Ok(fit)
     }
-
 }
 
 #[derive(Debug, Clone, Copy)]
