@@ -1,1 +1,45 @@
-//! Partition logs on disk, through the `Fs` port. Pure but for drivers. Uses `base`, `config`, `record`.
+//! Partition logs on disk, through the `Fs` port: segments, indexes, leader epochs, producer
+//! state, recovery, retention. Pure but for drivers. Uses `base`, `config`, `record`.
+//!
+//! Who calls: `replica` and `quorum` each hold a [`Log`] behind a lock of their own. A [`LogDir`]
+//! is shared by the logs that live in it; a [`FileCache`] by all directories of the process.
+
+pub mod checkpoint;
+pub mod dir;
+pub mod epochs;
+pub mod error;
+pub mod files;
+pub mod flush_driver;
+#[cfg(test)]
+mod fixture;
+mod index;
+mod log;
+mod log_append;
+mod log_flush;
+mod log_read;
+mod log_truncate;
+#[cfg(test)]
+mod model_test;
+pub mod names;
+pub mod producers;
+mod recent;
+mod recovery;
+pub mod retention;
+mod scan;
+mod segment;
+pub mod settings;
+pub mod snapshot;
+mod txn_index;
+
+pub use dir::{CleanEntry, DirState, FoundPartition, Leftover, LogDir, OffsetFile, Removal};
+pub use epochs::{EpochEnd, EpochEntry};
+pub use error::LogError;
+pub use files::FileCache;
+pub use flush_driver::FlushDriver;
+pub use log::{Log, LogInit, Recovery};
+pub use log_append::Appended;
+pub use log_flush::{FlushMark, FlushTicket};
+pub use log_read::{FoundBatch, ReadSlices};
+pub use producers::{AbortedTxn, ProducerEntry};
+pub use retention::{DeletionReason, Expired};
+pub use settings::LogConfig;

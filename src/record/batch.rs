@@ -7,18 +7,20 @@ use crate::base::{
 };
 
 /// The only magic byte that Kafka 4 accepts.
-pub const MAGIC: u8 = 2;
+pub const MAGIC: i8 = 2;
 
 const PARTITION_LEADER_EPOCH_AT: usize = 12;
 const CRC_AT: usize = 17;
 /// Where the bytes that the CRC covers begin.
 pub const CRC_FROM: usize = 21;
+/// Where the records section begins.
+pub const BATCH_BODY_AT: usize = BATCH_HEADER_BYTES;
 const MAX_TIMESTAMP_AT: usize = 35;
 
 const CODEC_MASK: i16 = 0x07;
-const LOG_APPEND_TIME: i16 = 0x08;
-const TRANSACTIONAL: i16 = 0x10;
-const CONTROL: i16 = 0x20;
+pub(super) const LOG_APPEND_TIME: i16 = 0x08;
+pub(super) const TRANSACTIONAL: i16 = 0x10;
+pub(super) const CONTROL: i16 = 0x20;
 const DELETE_HORIZON: i16 = 0x40;
 
 /// Why bytes are not a batch.
@@ -90,7 +92,7 @@ impl BatchHeader {
         let short = BatchError::Truncated { have: bytes.len(), need: BATCH_HEADER_BYTES };
         let length = i32::from_be_bytes(array(bytes, 8).ok_or(short)?);
         let magic = i8::from_be_bytes(array(bytes, 16).ok_or(short)?);
-        if magic != 2 {
+        if magic != MAGIC {
             return Err(BatchError::BadMagic(magic));
         }
         let size = usize::try_from(length).unwrap_or(0).saturating_add(LOG_OVERHEAD_BYTES);
@@ -115,6 +117,28 @@ impl BatchHeader {
         })
     }
 
+    /// The header as it stands in a batch. With `partition_leader_epoch` and `base_offset` set by
+    /// the leader these are the only bytes that an append changes; both lie outside the CRC.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; BATCH_HEADER_BYTES] {
+        let mut out = [0; BATCH_HEADER_BYTES];
+        let length = i32::try_from(self.size.saturating_sub(LOG_OVERHEAD_BYTES));
+        put(&mut out, 0, self.base_offset.to_be_bytes());
+        put(&mut out, 8, length.unwrap_or(i32::MAX).to_be_bytes());
+        put(&mut out, PARTITION_LEADER_EPOCH_AT, self.partition_leader_epoch.to_be_bytes());
+        put(&mut out, 16, MAGIC.to_be_bytes());
+        put(&mut out, CRC_AT, self.crc.to_be_bytes());
+        put(&mut out, CRC_FROM, self.attributes.to_be_bytes());
+        put(&mut out, 23, self.last_offset_delta.to_be_bytes());
+        put(&mut out, 27, self.base_timestamp.to_be_bytes());
+        put(&mut out, MAX_TIMESTAMP_AT, self.max_timestamp.to_be_bytes());
+        put(&mut out, 43, self.producer_id.to_be_bytes());
+        put(&mut out, 51, self.producer_epoch.to_be_bytes());
+        put(&mut out, 53, self.base_sequence.to_be_bytes());
+        put(&mut out, 57, self.records_count.to_be_bytes());
+        out
+    }
+
     /// Offset of the last record.
     #[must_use]
     pub fn last_offset(&self) -> Offset {
@@ -134,14 +158,13 @@ impl BatchHeader {
             return -1;
         }
         // Modulo 2^31: the mask keeps it within i32.
-        let sum = i64::from(self.base_sequence) + i64::from(self.last_offset_delta);
-        i32::try_from(sum & 0x7fff_ffff).unwrap_or(0)
+        self.base_sequence.wrapping_add(self.last_offset_delta) & i32::MAX
     }
 
     /// The codec's number: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
     #[must_use]
     pub fn codec(&self) -> u8 {
-        (self.attributes & CODEC_MASK) as u8
+        (self.attributes & CODEC_MASK).to_le_bytes()[0]
     }
 
     /// Whether the timestamps are the broker's append time.
@@ -178,8 +201,7 @@ impl BatchHeader {
 /// CRC-32C of `bytes`.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    let sum = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes);
-    u32::try_from(sum).unwrap_or(u32::MAX)
+    crc_fast::crc32_iscsi(bytes)
 }
 
 /// Checks the CRC of the whole batch `bytes`, whose header is `header`.
@@ -210,12 +232,29 @@ pub fn assign(batch: &mut [u8], base_offset: Offset, leader_epoch: i32) {
 /// Marks a batch as stamped by the broker at `now_ms` and makes its CRC anew
 /// (`message.timestamp.type=LogAppendTime`). `batch` is exactly one batch.
 pub fn stamp_append_time(batch: &mut [u8], now_ms: i64) {
+    stamp(batch, true, now_ms);
+}
+
+/// Sets the largest timestamp of a batch whose records carry their own, and makes its CRC anew.
+/// `batch` is exactly one batch.
+pub fn stamp_max_timestamp(batch: &mut [u8], max_timestamp: i64) {
+    stamp(batch, false, max_timestamp);
+}
+
+fn stamp(batch: &mut [u8], append_time: bool, max_timestamp: i64) {
     if let Some(a) = array::<2>(batch, CRC_FROM) {
-        put(batch, CRC_FROM, (i16::from_be_bytes(a) | LOG_APPEND_TIME).to_be_bytes());
-        put(batch, MAX_TIMESTAMP_AT, now_ms.to_be_bytes());
-        let crc = crc32c(batch.get(CRC_FROM..).unwrap_or_default());
-        put(batch, CRC_AT, crc.to_be_bytes());
+        let others = i16::from_be_bytes(a) & !LOG_APPEND_TIME;
+        let flag = if append_time { LOG_APPEND_TIME } else { 0 };
+        put(batch, CRC_FROM, (others | flag).to_be_bytes());
+        put(batch, MAX_TIMESTAMP_AT, max_timestamp.to_be_bytes());
+        seal(batch);
     }
+}
+
+/// Writes the CRC that fits the bytes. `batch` is exactly one batch.
+pub(super) fn seal(batch: &mut [u8]) {
+    let crc = crc32c(batch.get(CRC_FROM..).unwrap_or_default());
+    put(batch, CRC_AT, crc.to_be_bytes());
 }
 
 /// Cuts `bytes` into whole batches. Ends at the first that is cut short or has no valid header,

@@ -1,0 +1,179 @@
+//! The way from a broker to the active controller: finds it, submits commands, tries again where
+//! it moved. Uses `base`, `metadata`, `pb`, `quorum`.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tonic::{Code, Status, transport::Channel};
+
+use super::{command::SubmitCommand, service_driver::MESSAGE_BYTES_MAX};
+use crate::{
+    base::{ErrorCode, NodeId},
+    pb::controller::{self as pb, controller_client},
+    quorum::{MetadataSource, QuorumTimeouts, Voter, channel_to},
+};
+
+/// Why a command has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClientError {
+    /// No controller answered in time. Whether the command was carried out is unknown.
+    #[error("no controller answered in time: {last}")]
+    Timeout {
+        /// What went wrong last.
+        last: String,
+    },
+    /// The controller does not know the command, or its answer is none: versions differ.
+    #[error("the controller does not understand this node: {0}")]
+    Incompatible(String),
+}
+
+/// Submits commands to whoever is the active controller. Clones share it.
+#[derive(Debug, Clone)]
+pub struct ControllerClient {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    source: Arc<dyn MetadataSource>,
+    timeouts: QuorumTimeouts,
+    channels: Mutex<BTreeMap<NodeId, Channel>>,
+}
+
+/// Which controller to ask next.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    asked: usize,
+    hint: Option<NodeId>,
+}
+
+impl Search {
+    /// The controller that was asked named `leader` instead.
+    pub(super) fn moved(&mut self, leader: Option<i32>) {
+        self.hint = leader.map(NodeId);
+    }
+
+    /// The controller that was asked did not answer.
+    pub(super) fn silent(&mut self) {
+        self.hint = None;
+    }
+}
+
+pub(super) type Client = controller_client::ControllerClient<Channel>;
+
+impl ControllerClient {
+    /// A client that learns from `source` who leads.
+    #[must_use]
+    pub fn new(source: Arc<dyn MetadataSource>, timeouts: QuorumTimeouts) -> Self {
+        Self { shared: Arc::new(Shared { source, timeouts, channels: Mutex::default() }) }
+    }
+
+    /// Where metadata comes from.
+    #[must_use]
+    pub fn source(&self) -> &Arc<dyn MetadataSource> {
+        &self.shared.source
+    }
+
+    /// Submits a command and waits at most `timeout` for its answer. Tries again as long as
+    /// nobody leads, the leader moved or cannot be reached.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn submit(
+        &self,
+        command: SubmitCommand,
+        timeout: Duration,
+    ) -> Result<pb::SubmitReply, ClientError> {
+        let deadline = Instant::now() + timeout;
+        let mut search = Search::default();
+        let mut last = "no controller is known".to_owned();
+        loop {
+            let Some((_, mut client)) = self.next_client(&mut search, deadline).await else {
+                return Err(ClientError::Timeout { last });
+            };
+            let request = pb::SubmitRequest { command: Some(command.clone()) };
+            match tokio::time::timeout_at(deadline, client.submit(request)).await {
+                Err(_) => {
+                    return Err(ClientError::Timeout { last: "the controller is silent".into() });
+                }
+                Ok(Ok(reply)) => {
+                    let reply = reply.into_inner();
+                    if reply.error != i32::from(ErrorCode::NotController.code()) {
+                        return Ok(reply);
+                    }
+                    "the controller that was asked is not the active one".clone_into(&mut last);
+                    search.moved(reply.leader);
+                }
+                Ok(Err(status)) => {
+                    last = retry(&status)?;
+                    search.silent();
+                }
+            }
+            self.pause(deadline).await;
+        }
+    }
+
+    /// The controller to ask, and how: the one that was named by the last answer, the one that the
+    /// quorum is known to follow, or each in turn. Waits for a leader to be known, but not long.
+    pub(super) async fn next_client(
+        &self,
+        search: &mut Search,
+        deadline: Instant,
+    ) -> Option<(NodeId, Client)> {
+        if Instant::now() >= deadline {
+            return None;
+        }
+        let shared = &self.shared;
+        let mut leadership = shared.source.leadership();
+        let known = leadership.wait_for(|l| l.leader.is_some());
+        let known = match search.hint.take() {
+            Some(hint) => Some(hint),
+            None => {
+                let patience = shared.timeouts.election.min(deadline - Instant::now());
+                let known = tokio::time::timeout(patience, known).await;
+                known.ok().and_then(Result::ok).and_then(|l| l.leader)
+            }
+        };
+        let voters = shared.source.voters();
+        let leader = voters.iter().find(|v| Some(v.id) == known);
+        let voter = leader.or_else(|| voters.get(search.asked % voters.len().max(1)))?;
+        search.asked += 1;
+        Some((voter.id, self.client(voter)?))
+    }
+
+    fn client(&self, voter: &Voter) -> Option<Client> {
+        let mut channels = self.shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
+        let channel = match channels.get(&voter.id) {
+            Some(channel) => channel.clone(),
+            None => {
+                let channel = channel_to(voter, &self.shared.timeouts)?;
+                channels.insert(voter.id, channel.clone());
+                channel
+            }
+        };
+        Some(
+            Client::new(channel)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
+        )
+    }
+
+    pub(super) async fn pause(&self, deadline: Instant) {
+        let until = (Instant::now() + self.shared.timeouts.retry_backoff).min(deadline);
+        tokio::time::sleep_until(until).await;
+    }
+}
+
+/// What went wrong, if trying again can help.
+fn retry(status: &Status) -> Result<String, ClientError> {
+    match status.code() {
+        Code::Unimplemented | Code::InvalidArgument | Code::OutOfRange => {
+            Err(ClientError::Incompatible(status.to_string()))
+        }
+        _ => Ok(status.to_string()),
+    }
+}

@@ -1,0 +1,151 @@
+//! Sessions of brokers: when each was heard of, and how far it has read the metadata. Known to the
+//! active controller alone and lost with its activity (`BrokerHeartbeatManager.java`).
+
+use std::collections::BTreeMap;
+
+use crate::base::{Mono, NodeId, Offset};
+use crate::metadata::Image;
+
+use super::core::Settings;
+
+#[derive(Debug, Clone, Copy)]
+struct Session {
+    epoch: i64,
+    /// When it was heard of; `None` before its first heartbeat and after its session ended.
+    contact: Option<Mono>,
+    /// The newest metadata it said it has.
+    metadata_offset: Offset,
+    /// Whether this incarnation keeps the id from others while its session lasts.
+    holds_id: bool,
+    /// Every active broker must have read up to here before it may stop.
+    shutdown_offset: Option<Offset>,
+}
+
+/// All sessions.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    timeout_ms: i64,
+    by_broker: BTreeMap<NodeId, Session>,
+}
+
+impl Sessions {
+    /// Every unfenced broker of `image` counts as just heard of. The broker in this very process
+    /// does not keep its id by that: nobody else has it, and a new incarnation of it says that the
+    /// old one ended with the process before.
+    pub(super) fn of(image: &Image, settings: &Settings, now: Mono) -> Self {
+        let timeout_ms = settings.session_timeout_ms;
+        let mut sessions = Self { timeout_ms, by_broker: BTreeMap::new() };
+        for b in image.brokers().iter() {
+            sessions.by_broker.insert(
+                b.id,
+                Session {
+                    epoch: b.epoch,
+                    contact: (!b.fenced).then_some(now),
+                    metadata_offset: -1,
+                    holds_id: b.id != settings.node,
+                    shutdown_offset: b.in_controlled_shutdown.then_some(image.position.offset),
+                },
+            );
+        }
+        sessions
+    }
+
+    fn end_of(&self, contact: Mono) -> Mono {
+        contact.after_ms(self.timeout_ms)
+    }
+
+    /// Whether this incarnation keeps its id: it was heard of within the session timeout, and its
+    /// connection is not known to have broken since.
+    pub(super) fn holds_id(&self, broker: NodeId, epoch: i64, now: Mono) -> bool {
+        self.by_broker
+            .get(&broker)
+            .filter(|s| s.epoch == epoch && s.holds_id)
+            .and_then(|s| s.contact)
+            .is_some_and(|c| now < self.end_of(c))
+    }
+
+    /// A heartbeat came.
+    pub(super) fn touch(&mut self, broker: NodeId, epoch: i64, offset: Offset, now: Mono) {
+        let fresh = Session {
+            epoch,
+            contact: None,
+            metadata_offset: offset,
+            holds_id: true,
+            shutdown_offset: None,
+        };
+        let s = self.by_broker.entry(broker).or_insert(fresh);
+        if s.epoch != epoch {
+            *s = fresh;
+        }
+        s.contact = Some(now);
+        s.holds_id = true;
+        s.metadata_offset = offset;
+    }
+
+    /// The connection of this incarnation broke.
+    pub(super) fn disconnected(&mut self, broker: NodeId, epoch: i64) {
+        if let Some(s) = self.by_broker.get_mut(&broker).filter(|s| s.epoch == epoch) {
+            s.holds_id = false;
+        }
+    }
+
+    /// The broker is to be heard of anew: another incarnation registered, or it was unregistered.
+    pub(super) fn forget(&mut self, broker: NodeId) {
+        self.by_broker.remove(&broker);
+    }
+
+    /// Forgets the session unless it is that incarnation's.
+    pub(super) fn forget_other(&mut self, broker: NodeId, epoch: i64) {
+        if self.by_broker.get(&broker).is_some_and(|s| s.epoch != epoch) {
+            self.by_broker.remove(&broker);
+        }
+    }
+
+    /// The broker's session ended.
+    pub(super) fn end(&mut self, broker: NodeId) {
+        if let Some(s) = self.by_broker.get_mut(&broker) {
+            s.contact = None;
+        }
+    }
+
+    /// The broker that has been silent for longest beyond the timeout, with its epoch.
+    pub(super) fn first_expired(&self, now: Mono) -> Option<(NodeId, i64)> {
+        self.by_broker
+            .iter()
+            .filter_map(|(id, s)| Some((s.contact?, *id, s.epoch)))
+            .filter(|(contact, ..)| self.end_of(*contact) <= now)
+            .min()
+            .map(|(_, id, epoch)| (id, epoch))
+    }
+
+    /// When the next session ends if nothing is heard.
+    pub(super) fn next_end(&self) -> Mono {
+        let contacts = self.by_broker.values().filter_map(|s| s.contact);
+        contacts.min().map_or(Mono::NEVER, |c| self.end_of(c))
+    }
+
+    /// The broker entered controlled shutdown with the entry at `offset`.
+    pub(super) fn shutting_down(&mut self, broker: NodeId, offset: Offset) {
+        if let Some(s) = self.by_broker.get_mut(&broker) {
+            s.shutdown_offset.get_or_insert(offset);
+        }
+    }
+
+    /// The broker is fenced, which ends its controlled shutdown.
+    pub(super) fn fenced(&mut self, broker: NodeId) {
+        if let Some(s) = self.by_broker.get_mut(&broker) {
+            s.shutdown_offset = None;
+        }
+    }
+
+    /// Whether every active broker has read what the shutdown of `broker` decided.
+    pub(super) fn shutdown_is_known(&self, broker: NodeId, image: &Image) -> bool {
+        let Some(until) = self.by_broker.get(&broker).and_then(|s| s.shutdown_offset) else {
+            return false;
+        };
+        let active = image.brokers().iter().filter(|b| b.is_active());
+        active
+            .map(|b| self.by_broker.get(&b.id).map_or(-1, |s| s.metadata_offset))
+            .all(|offset| until <= offset)
+    }
+}

@@ -1,0 +1,339 @@
+//! What a log remembers of idempotent and transactional producers (`ProducerStateManager.java`,
+//! `ProducerAppendInfo.java`, KIP-98): the last five batches of each, for duplicates; its epoch;
+//! its open transaction. Pure: `snapshot` gives the bytes, `recovery` reads and replays.
+
+use std::collections::BTreeMap;
+
+use super::error::LogError;
+use crate::base::{Offset, limits::PRODUCER_BATCHES_RETAINED};
+use crate::record::BatchHeader;
+
+/// A batch that was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SeenBatch {
+    /// Sequence of its last record.
+    pub last_sequence: i32,
+    /// Offset of its last record.
+    pub last_offset: Offset,
+    /// Last offset less first offset.
+    pub offset_delta: i32,
+    /// Its largest timestamp in milliseconds.
+    pub timestamp: i64,
+}
+
+impl SeenBatch {
+    /// Offset of its first record.
+    #[must_use]
+    pub fn first_offset(&self) -> Offset {
+        self.last_offset - i64::from(self.offset_delta)
+    }
+
+    /// Sequence of its first record, before a wrap if there was one.
+    #[must_use]
+    pub fn first_sequence(&self) -> i32 {
+        let first = i64::from(self.last_sequence) - i64::from(self.offset_delta);
+        // Modulo 2^31: the mask keeps it within i32.
+        i32::try_from(first & 0x7fff_ffff).unwrap_or(0)
+    }
+}
+
+/// One producer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProducerEntry {
+    /// Its epoch; -1 if none is known.
+    pub epoch: i16,
+    /// Epoch of the coordinator that ended its last transaction; -1 if none did.
+    pub coordinator_epoch: i32,
+    /// Timestamp of its last batch or marker, in milliseconds.
+    pub last_timestamp: i64,
+    /// First offset of its open transaction.
+    pub txn_first_offset: Option<Offset>,
+    batches: [SeenBatch; PRODUCER_BATCHES_RETAINED],
+    count: u8,
+}
+
+impl ProducerEntry {
+    pub(super) fn new(epoch: i16, coordinator_epoch: i32, last_timestamp: i64) -> Self {
+        Self {
+            epoch,
+            coordinator_epoch,
+            last_timestamp,
+            txn_first_offset: None,
+            batches: Default::default(),
+            count: 0,
+        }
+    }
+
+    /// Its last batches, oldest first.
+    #[must_use]
+    pub fn batches(&self) -> &[SeenBatch] {
+        &self.batches[..usize::from(self.count)]
+    }
+
+    /// Sequence of its last record; -1 if none is known.
+    #[must_use]
+    pub fn last_sequence(&self) -> i32 {
+        self.batches().last().map_or(-1, |b| b.last_sequence)
+    }
+
+    pub(super) fn push(&mut self, batch: SeenBatch) {
+        if usize::from(self.count) == PRODUCER_BATCHES_RETAINED {
+            self.batches.rotate_left(1);
+            self.count -= 1;
+        }
+        self.batches[usize::from(self.count)] = batch;
+        self.count += 1;
+    }
+
+    fn set_epoch(&mut self, epoch: i16) {
+        if self.epoch != epoch {
+            self.count = 0;
+            self.epoch = epoch;
+        }
+    }
+
+    fn find(&self, h: &BatchHeader) -> Option<SeenBatch> {
+        let same = |b: &&SeenBatch| {
+            b.first_sequence() == h.base_sequence && b.last_sequence == h.last_sequence()
+        };
+        self.batches().iter().find(same).filter(|_| h.producer_epoch == self.epoch).copied()
+    }
+
+    fn expired(&self, now_ms: i64, after_ms: i64) -> bool {
+        self.txn_first_offset.is_none() && now_ms.saturating_sub(self.last_timestamp) >= after_ms
+    }
+}
+
+/// A transaction whose end marker is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct CompletedTxn {
+    pub(super) producer_id: i64,
+    pub(super) first_offset: Offset,
+    /// Offset of the marker.
+    pub(super) last_offset: Offset,
+    pub(super) aborted: bool,
+    /// The last stable offset once this transaction has ended.
+    pub(super) last_stable_offset: Offset,
+}
+
+/// An aborted transaction, as a fetch answer lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AbortedTxn {
+    /// The producer.
+    pub producer_id: i64,
+    /// The first offset of the transaction.
+    pub first_offset: Offset,
+}
+
+/// The end of a transaction, as a control batch tells it (`EndTransactionMarker.java`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Marker {
+    pub(super) aborted: bool,
+    pub(super) coordinator_epoch: i32,
+}
+
+impl Marker {
+    /// Reads the first record of the control batch `batch`; `None` if it ends no transaction or
+    /// has no record left.
+    pub(super) fn read(header: &BatchHeader, batch: &[u8]) -> Option<Self> {
+        if header.records_count < 1 || header.codec() != 0 {
+            return None;
+        }
+        let mut at = Varints(batch.get(crate::base::limits::BATCH_HEADER_BYTES..header.size)?);
+        at.next()?; // length
+        at.take(1)?; // attributes
+        at.next()?; // timestamp delta
+        at.next()?; // offset delta
+        let len = at.next()?;
+        let key = at.take(len)?;
+        let len = at.next()?;
+        let value = at.take(len)?;
+        let kind = i16::from_be_bytes(*key.get(2..)?.first_chunk()?);
+        let coordinator_epoch = i32::from_be_bytes(*value.get(2..)?.first_chunk()?);
+        match kind {
+            0 => Some(Self { aborted: true, coordinator_epoch }),
+            1 => Some(Self { aborted: false, coordinator_epoch }),
+            _ => None,
+        }
+    }
+}
+
+struct Varints<'a>(&'a [u8]);
+
+impl<'a> Varints<'a> {
+    fn next(&mut self) -> Option<i64> {
+        let mut raw = 0u64;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = self.0.split_first()?;
+            self.0 = rest;
+            raw |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some((raw >> 1).cast_signed() ^ -((raw & 1).cast_signed()));
+            }
+        }
+        None
+    }
+
+    fn take(&mut self, n: i64) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(usize::try_from(n).ok()?)?;
+        self.0 = rest;
+        Some(head)
+    }
+}
+
+/// The producers of one log.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Producers {
+    by_id: BTreeMap<i64, ProducerEntry>,
+    /// Open transactions: first offset to producer.
+    ongoing: BTreeMap<Offset, i64>,
+    /// Ended transactions whose marker may not be replicated: first offset to marker.
+    unreplicated: BTreeMap<Offset, Offset>,
+    /// Everything below this offset is accounted for.
+    pub(super) map_end: Offset,
+    /// The offset of the newest snapshot, or the log start offset.
+    pub(super) snapshot_end: Offset,
+}
+
+impl Producers {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (i64, &ProducerEntry)> {
+        self.by_id.iter().map(|(id, e)| (*id, e))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Takes in an entry of a snapshot.
+    pub(super) fn insert(&mut self, id: i64, entry: ProducerEntry) {
+        if let Some(first) = entry.txn_first_offset {
+            self.ongoing.insert(first, id);
+        }
+        self.by_id.insert(id, entry);
+    }
+
+    /// Whether a batch that a client or coordinator sent may be appended: `Some` tells the batch
+    /// it repeats.
+    pub(super) fn check(&self, h: &BatchHeader) -> Result<Option<SeenBatch>, LogError> {
+        let producer_id = h.producer_id;
+        let Some(entry) = self.by_id.get(&producer_id) else { return Ok(None) };
+        if !h.is_control()
+            && let Some(seen) = entry.find(h)
+        {
+            return Ok(Some(seen));
+        }
+        if h.producer_epoch < entry.epoch {
+            let (known, got) = (entry.epoch, h.producer_epoch);
+            return Err(LogError::ProducerFenced { producer_id, known, got });
+        }
+        if h.is_control() {
+            return Ok(None);
+        }
+        check_sequence(entry, h)?;
+        if entry.txn_first_offset.is_some() && !h.is_transactional() {
+            return Err(LogError::InvalidTxnState { producer_id });
+        }
+        Ok(None)
+    }
+
+    /// Whether a marker that a coordinator sent may be appended.
+    pub(super) fn check_marker(&self, h: &BatchHeader, marker: Marker) -> Result<(), LogError> {
+        let known = self.by_id.get(&h.producer_id).map_or(-1, |e| e.coordinator_epoch);
+        let got = marker.coordinator_epoch;
+        if known > got {
+            let producer_id = h.producer_id;
+            return Err(LogError::CoordinatorFenced { producer_id, known, got });
+        }
+        Ok(())
+    }
+
+    /// Takes in a batch that is in the log at `base_offset`. `marker` is what a control batch
+    /// says. Gives the transaction that it ended.
+    pub(super) fn apply(
+        &mut self,
+        h: &BatchHeader,
+        base_offset: Offset,
+        marker: Option<Marker>,
+    ) -> Option<CompletedTxn> {
+        let last_offset = base_offset.saturating_add(i64::from(h.last_offset_delta));
+        self.map_end = last_offset.saturating_add(1);
+        if !h.has_producer_id() {
+            return None;
+        }
+        if h.is_control() {
+            return self.end_txn(h, base_offset, marker?);
+        }
+        let fresh = || ProducerEntry::new(h.producer_epoch, -1, h.max_timestamp);
+        let entry = self.by_id.entry(h.producer_id).or_insert_with(fresh);
+        entry.set_epoch(h.producer_epoch);
+        entry.last_timestamp = h.max_timestamp;
+        entry.push(SeenBatch {
+            last_sequence: h.last_sequence(),
+            last_offset,
+            offset_delta: h.last_offset_delta,
+            timestamp: h.max_timestamp,
+        });
+        if h.is_transactional() && entry.txn_first_offset.is_none() {
+            entry.txn_first_offset = Some(base_offset);
+            self.ongoing.insert(base_offset, h.producer_id);
+        }
+        None
+    }
+
+    fn end_txn(&mut self, h: &BatchHeader, offset: Offset, marker: Marker) -> Option<CompletedTxn> {
+        let producer_id = h.producer_id;
+        let fresh = || ProducerEntry::new(h.producer_epoch, -1, h.max_timestamp);
+        let entry = self.by_id.entry(producer_id).or_insert_with(fresh);
+        entry.set_epoch(h.producer_epoch);
+        entry.coordinator_epoch = marker.coordinator_epoch;
+        entry.last_timestamp = h.max_timestamp;
+        // A marker without data changes neither the last stable offset nor the index.
+        let first_offset = entry.txn_first_offset.take()?;
+        self.ongoing.remove(&first_offset);
+        self.unreplicated.insert(first_offset, offset);
+        let last_stable_offset =
+            self.ongoing.keys().next().copied().unwrap_or(offset.saturating_add(1));
+        let aborted = marker.aborted;
+        let last_offset = offset;
+        Some(CompletedTxn { producer_id, first_offset, last_offset, aborted, last_stable_offset })
+    }
+
+    pub(super) fn first_unstable_offset(&self) -> Option<Offset> {
+        let (open, ended) = (self.ongoing.keys().next(), self.unreplicated.keys().next());
+        open.into_iter().chain(ended).min().copied()
+    }
+
+    /// Transactions whose marker lies below `offset` are stable.
+    pub(super) fn on_high_watermark(&mut self, offset: Offset) {
+        self.unreplicated.retain(|_, marker| *marker >= offset);
+    }
+
+    pub(super) fn on_log_start(&mut self, log_start: Offset) {
+        self.on_high_watermark(log_start);
+        self.map_end = self.map_end.max(log_start);
+        self.snapshot_end = self.snapshot_end.max(log_start);
+    }
+
+    pub(super) fn expire(&mut self, now_ms: i64, after_ms: i64) {
+        self.by_id.retain(|_, e| !e.expired(now_ms, after_ms));
+    }
+
+    pub(super) fn clear_at(&mut self, offset: Offset) {
+        *self = Self { map_end: offset, snapshot_end: offset, ..Self::default() };
+    }
+}
+
+fn check_sequence(entry: &ProducerEntry, h: &BatchHeader) -> Result<(), LogError> {
+    let (last, got) = (entry.last_sequence(), h.base_sequence);
+    let follows = if h.producer_epoch != entry.epoch {
+        got == 0 || entry.epoch < 0
+    } else {
+        entry.epoch < 0
+            || i64::from(got) == i64::from(last) + 1
+            || (got == 0 && last == i32::MAX)
+    };
+    if follows {
+        return Ok(());
+    }
+    Err(LogError::OutOfOrderSequence { producer_id: h.producer_id, last, got })
+}

@@ -1,0 +1,291 @@
+//! A node that is no voter follows the metadata log: one stream from a controller, preferably the
+//! leader, folded into images. It starts empty, as it keeps no log. Uses `base`, `metadata`, `pb`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{Duration, MissedTickBehavior},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::{
+    checkpoint::{CheckpointError, Parser},
+    entry::{EntryError, Frame, FrameKey},
+    network::{self, Caller, INCONSISTENT_CLUSTER_ID, MESSAGE_BYTES_MAX},
+    settings::{Leadership, ObserverSettings, QuorumError, Voter},
+    source::{MetadataSource, Publisher, Subscription},
+};
+use crate::{
+    base::NodeId,
+    metadata::{
+        Image, Loader, Position, Record, RecordError, loader::LoadError, record::decode_batch,
+    },
+    pb::quorum::{self as pb, observation::What, observers_client::ObserversClient},
+    record::batch::batches,
+};
+
+/// How often an observer says where it stands, at least.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+
+/// Follows the quorum. Dropping it ends the stream.
+#[derive(Debug)]
+pub struct Observer {
+    voters: Vec<Voter>,
+    publisher: Arc<Publisher>,
+    leadership: watch::Receiver<Leadership>,
+    high_watermark: watch::Receiver<i64>,
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum StreamEnd {
+    #[error("{0}")]
+    Refused(#[from] Status),
+    #[error("the controller's address is not one")]
+    Address,
+    #[error("the controller sent no batch: {0}")]
+    Batch(#[from] EntryError),
+    #[error("the controller sent records that cannot be read: {0}")]
+    Record(#[from] RecordError),
+    #[error("the controller sent a broken checkpoint: {0}")]
+    Checkpoint(#[from] CheckpointError),
+    #[error("the controller's records do not fit the image: {0}")]
+    Load(#[from] LoadError),
+    #[error("the controller closed the stream")]
+    Closed,
+    #[error("the controller is silent")]
+    Silent,
+    #[error("another controller leads")]
+    OtherLeader,
+}
+
+struct Follower {
+    settings: ObserverSettings,
+    caller: Caller,
+    loader: Loader,
+    publisher: Arc<Publisher>,
+    leadership: watch::Sender<Leadership>,
+    high_watermark: watch::Sender<i64>,
+    /// The checkpoint that is coming in, and its records so far.
+    checkpoint: Option<(Parser, Vec<Record>)>,
+}
+
+impl Observer {
+    /// Begins to follow. Returns at once: the first image is empty.
+    ///
+    /// # Errors
+    /// `Settings` without voters or with a cluster id that cannot be sent.
+    pub fn start(settings: ObserverSettings) -> Result<Self, QuorumError> {
+        if settings.voters.is_empty() {
+            let rule = "controller.quorum.voters: an observer needs at least one voter";
+            return Err(QuorumError::Settings(rule.to_owned()));
+        }
+        let caller = Caller::new(&settings.cluster_id, settings.node_id, settings.directory_id)
+            .map_err(|e| QuorumError::Settings(e.to_string()))?;
+        let loader = Loader::default();
+        let publisher = Arc::new(Publisher::new(Arc::clone(loader.image())));
+        let leadership = watch::Sender::new(Leadership::default());
+        let high_watermark = watch::Sender::new(0);
+        let observer = Self {
+            voters: settings.voters.clone(),
+            publisher: Arc::clone(&publisher),
+            leadership: leadership.subscribe(),
+            high_watermark: high_watermark.subscribe(),
+            task: Mutex::default(),
+        };
+        let follower = Follower {
+            settings,
+            caller,
+            loader,
+            publisher,
+            leadership,
+            high_watermark,
+            checkpoint: None,
+        };
+        let task = tokio::spawn(follower.run());
+        *observer.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        Ok(observer)
+    }
+
+    fn take_task(&self) -> Option<JoinHandle<()>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Ends the stream and all subscriptions.
+    pub async fn shutdown(&self) {
+        if let Some(task) = self.take_task() {
+            task.abort();
+            // It was aborted: the error says just that.
+            let _ = task.await;
+        }
+        self.publisher.close();
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        if let Some(task) = self.take_task() {
+            task.abort();
+        }
+    }
+}
+
+impl MetadataSource for Observer {
+    fn image(&self) -> Arc<Image> {
+        self.publisher.image()
+    }
+
+    fn subscribe(&self) -> Subscription {
+        self.publisher.subscribe()
+    }
+
+    fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    fn voters(&self) -> &[Voter] {
+        &self.voters
+    }
+
+    fn high_watermark(&self) -> i64 {
+        *self.high_watermark.borrow()
+    }
+}
+
+impl Follower {
+    async fn run(mut self) {
+        let mut at = 0;
+        let mut last_said = String::new();
+        loop {
+            let leader = self.leadership.borrow().leader;
+            let voters = &self.settings.voters;
+            let known = voters.iter().find(|v| Some(v.id) == leader);
+            let Some(voter) = known.or_else(|| voters.get(at % voters.len())).cloned() else {
+                return;
+            };
+            at += 1;
+            let Err(end) = self.follow(&voter).await;
+            if matches!(end, StreamEnd::OtherLeader) {
+                continue;
+            }
+            self.checkpoint = None;
+            self.leadership.send_modify(|l| l.leader = None);
+            let said = end.to_string();
+            if said.starts_with(INCONSISTENT_CLUSTER_ID) || matches!(end, StreamEnd::Load(_)) {
+                tracing::error!(controller = voter.id.0, "{said}");
+            } else if said != last_said {
+                tracing::info!(controller = voter.id.0, "the metadata stream ended: {said}");
+            }
+            last_said = said;
+            tokio::time::sleep(self.settings.timeouts.retry_backoff).await;
+        }
+    }
+
+    /// Follows one controller until that ends.
+    async fn follow(&mut self, voter: &Voter) -> Result<std::convert::Infallible, StreamEnd> {
+        let timeouts = self.settings.timeouts;
+        let channel = network::channel(voter, &timeouts).map_err(|_| StreamEnd::Address)?;
+        let mut client = ObserversClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let (reports, outgoing) = mpsc::channel(4);
+        // There is room: the channel is new.
+        let _ = reports.try_send(self.position());
+        let opening = client.observe(self.caller.sign(ReceiverStream::new(outgoing)));
+        let opened = tokio::time::timeout(timeouts.request, opening).await;
+        let mut stream = opened.map_err(|_| StreamEnd::Silent)??.into_inner();
+        let mut tick = tokio::time::interval(REPORT_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                next = stream.message() => {
+                    let observation = next?.ok_or(StreamEnd::Closed)?;
+                    let applied = self.take(observation, voter.id)?;
+                    if applied {
+                        // A full channel holds newer reports than are read: one more is no loss.
+                        let _ = reports.try_send(self.position());
+                    }
+                }
+                _ = tick.tick() => {
+                    let _ = reports.try_send(self.position());
+                }
+            }
+        }
+    }
+
+    fn position(&self) -> pb::ObserverPosition {
+        let at = self.loader.image().position;
+        pb::ObserverPosition { epoch: at.epoch, offset: at.offset }
+    }
+
+    /// Takes in one message; whether the image changed.
+    fn take(&mut self, o: pb::Observation, from: NodeId) -> Result<bool, StreamEnd> {
+        self.high_watermark.send_if_modified(|known| {
+            let newer = o.high_watermark > *known;
+            *known = o.high_watermark.max(*known);
+            newer
+        });
+        let applied = match o.what {
+            None => false,
+            Some(What::Batches(bytes)) => self.take_batches(&bytes)?,
+            Some(What::Checkpoint(part)) => self.take_checkpoint(&part)?,
+        };
+        if let Some(news) = o.leader {
+            let next =
+                Leadership { leader: news.node.map(NodeId), epoch: news.epoch, is_self: false };
+            self.leadership.send_if_modified(|known| {
+                let newer = next.epoch >= known.epoch && next != *known;
+                if newer {
+                    *known = next;
+                }
+                newer
+            });
+            let elsewhere = next.leader.filter(|id| *id != from);
+            if elsewhere.is_some_and(|id| self.settings.voters.iter().any(|v| v.id == id)) {
+                return Err(StreamEnd::OtherLeader);
+            }
+        }
+        Ok(applied)
+    }
+
+    fn take_batches(&mut self, bytes: &Bytes) -> Result<bool, StreamEnd> {
+        let mut entries = Vec::new();
+        for batch in batches(bytes) {
+            let (_, batch) = batch.map_err(EntryError::from)?;
+            let frame = Frame::decode(&bytes.slice_ref(batch))?;
+            let at = Position { offset: frame.offset, epoch: frame.epoch };
+            let records = match frame.key {
+                FrameKey::Data(epoch) if epoch == frame.epoch => decode_batch(frame.value)?,
+                // Decided in an epoch that had ended, or none of the image's business.
+                FrameKey::Data(_) | FrameKey::Control(_) => Vec::new(),
+            };
+            entries.push((at, records));
+        }
+        let entries = entries.iter().map(|(at, records)| (*at, &records[..]));
+        let update = self.loader.load_batches(entries)?;
+        let changed = update.is_some();
+        if let Some(update) = update {
+            self.publisher.publish(update);
+        }
+        Ok(changed)
+    }
+
+    fn take_checkpoint(&mut self, part: &pb::CheckpointBytes) -> Result<bool, StreamEnd> {
+        let (parser, records) = self.checkpoint.get_or_insert_default();
+        parser.push(&part.bytes);
+        while let Some(more) = parser.take()? {
+            records.extend(more);
+        }
+        if !part.last {
+            return Ok(false);
+        }
+        let Some((parser, records)) = self.checkpoint.take() else { return Ok(false) };
+        let at = parser.finish()?.position();
+        let update = self.loader.load_checkpoint(at, records)?;
+        self.publisher.publish(update);
+        Ok(true)
+    }
+}

@@ -1,0 +1,209 @@
+//! What a quorum member or an observer is started with, and what it says of itself: settings,
+//! voters, leadership, descriptions, errors. Plain values. Uses `base`.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::base::{LeaderEpoch, NodeId, Offset, Uuid};
+
+/// Name of the directory of the metadata log, beneath `metadata.log.dir`.
+pub const METADATA_DIR_NAME: &str = "__cluster_metadata-0";
+
+/// One entry of `controller.quorum.voters`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Voter {
+    /// The controller's node id.
+    pub id: NodeId,
+    /// Host name or address.
+    pub host: String,
+    /// Port of its controller listener.
+    pub port: u16,
+}
+
+impl Voter {
+    /// `host:port`, an IPv6 address in brackets.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') && !self.host.starts_with('[') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// The `controller.quorum.*` timeouts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuorumTimeouts {
+    /// `controller.quorum.election.timeout.ms`: shortest silence of the leader before an election.
+    pub election: Duration,
+    /// `controller.quorum.fetch.timeout.ms`: longest silence of the leader before an election.
+    pub fetch: Duration,
+    /// `controller.quorum.request.timeout.ms`: a peer's answer is waited for so long.
+    pub request: Duration,
+    /// `controller.quorum.retry.backoff.ms`: pause before a peer is tried again.
+    pub retry_backoff: Duration,
+}
+
+impl Default for QuorumTimeouts {
+    fn default() -> Self {
+        Self {
+            election: Duration::from_millis(1000),
+            fetch: Duration::from_millis(2000),
+            request: Duration::from_millis(2000),
+            retry_backoff: Duration::from_millis(20),
+        }
+    }
+}
+
+/// When the log is cut into segments and checkpoints are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogPolicy {
+    /// `metadata.log.segment.bytes`.
+    pub segment_bytes: u32,
+    /// `metadata.log.max.record.bytes.between.snapshots`.
+    pub checkpoint_bytes: u64,
+    /// `metadata.log.max.snapshot.interval.ms`; zero: never by time.
+    pub checkpoint_interval: Duration,
+    /// Entries that stay in the log behind a checkpoint, for followers and observers that lag.
+    pub entries_kept: u64,
+}
+
+impl Default for LogPolicy {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 1 << 30,
+            checkpoint_bytes: 20 * 1024 * 1024,
+            checkpoint_interval: Duration::from_secs(3600),
+            entries_kept: 1000,
+        }
+    }
+}
+
+/// What a controller's quorum member is started with.
+#[derive(Debug, Clone)]
+pub struct QuorumSettings {
+    /// The cluster's id as `meta.properties` has it.
+    pub cluster_id: String,
+    /// This node.
+    pub node_id: NodeId,
+    /// Id of the metadata log directory.
+    pub directory_id: Uuid,
+    /// All voters, this node among them.
+    pub voters: Vec<Voter>,
+    /// Name of the controller listener, for descriptions.
+    pub listener_name: String,
+    /// Timeouts.
+    pub timeouts: QuorumTimeouts,
+    /// Segments and checkpoints.
+    pub log: LogPolicy,
+}
+
+/// What a node that is no voter follows the quorum with.
+#[derive(Debug, Clone)]
+pub struct ObserverSettings {
+    /// The cluster's id as `meta.properties` has it.
+    pub cluster_id: String,
+    /// This node.
+    pub node_id: NodeId,
+    /// Id of the metadata log directory.
+    pub directory_id: Uuid,
+    /// Where the controllers are.
+    pub voters: Vec<Voter>,
+    /// Timeouts.
+    pub timeouts: QuorumTimeouts,
+}
+
+/// Who leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Leadership {
+    /// The leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// The highest epoch this node has seen.
+    pub epoch: LeaderEpoch,
+    /// Whether this node leads *and* has applied everything that stood in the log when its epoch
+    /// began: the image may be decided upon.
+    pub is_self: bool,
+}
+
+/// What is known of one follower of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaDescription {
+    /// Its node id.
+    pub id: NodeId,
+    /// Id of its metadata log directory; zero if unknown.
+    pub directory_id: Uuid,
+    /// Offset after its last entry; -1 if unknown.
+    pub log_end_offset: Offset,
+    /// When it last reported, in milliseconds since the Unix epoch; -1 if unknown.
+    pub last_fetch_ms: i64,
+    /// When it last had all that the leader had, in milliseconds since the Unix epoch; -1 if never.
+    pub last_caught_up_ms: i64,
+}
+
+/// The quorum as its leader sees it (DescribeQuorum).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QuorumDescription {
+    /// The leader, if one is known.
+    pub leader: Option<NodeId>,
+    /// Its epoch.
+    pub epoch: LeaderEpoch,
+    /// Offset after the last committed entry.
+    pub high_watermark: Offset,
+    /// The voters, by id.
+    pub voters: Vec<ReplicaDescription>,
+    /// The observers, by id.
+    pub observers: Vec<ReplicaDescription>,
+    /// Where the voters listen.
+    pub endpoints: Vec<Voter>,
+    /// Name of the listener that `endpoints` belong to.
+    pub listener_name: String,
+}
+
+/// Why records were not committed, by what the proposer can do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// Nothing was written. Send the command to the leader.
+    #[error("this node does not lead the metadata quorum")]
+    NotLeader {
+        /// The leader, if known.
+        hint: Option<NodeId>,
+    },
+    /// The epoch ended while the records were under way. They may or may not be committed: the
+    /// image says.
+    #[error("the leader's epoch ended before the records were known to be committed")]
+    Superseded,
+    /// Nothing was written: the records do not fit in one batch. Split them.
+    #[error("the records take {bytes} bytes, a batch holds at most {max}")]
+    TooLarge {
+        /// What they take.
+        bytes: usize,
+        /// What a batch may hold.
+        max: usize,
+    },
+    /// The quorum member has stopped: its storage failed, or it was shut down. Final.
+    #[error("the metadata quorum member has stopped: {0}")]
+    Fatal(String),
+}
+
+/// Why a quorum member did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum QuorumError {
+    /// A setting contradicts another.
+    #[error("{0}")]
+    Settings(String),
+    /// The metadata directory cannot be read or written.
+    #[error("metadata directory {path}: {source}")]
+    Storage {
+        /// The directory or file.
+        path: PathBuf,
+        /// What failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The log or its checkpoint is damaged where no crash can damage it.
+    #[error("the metadata log is damaged: {0}")]
+    Corrupt(String),
+    /// Raft did not start.
+    #[error("the metadata quorum member did not start: {0}")]
+    Raft(String),
+}
