@@ -108,6 +108,8 @@ fn raft_config(settings: &QuorumSettings) -> Result<openraft::Config, QuorumErro
         api_channel_size: Some(1024),
         notification_channel_size: Some(1024),
         enable_pre_vote: Some(true),
+        // Nothing is to be timed where nobody else votes.
+        enable_tick: settings.voters.len() > 1,
         // A leader that restarts may have lost entries that were not yet durable here but reached
         // others: it must be elected anew, in another epoch.
         enable_leader_restore: Some(false),
@@ -304,8 +306,9 @@ impl Quorum {
         let successor = {
             let metrics = self.raft.0.metrics();
             let now = metrics.borrow_watched();
-            let followers = now.replication.iter().flatten();
-            let best = followers.max_by_key(|(_, matched)| **matched);
+            let all = now.replication.iter().flatten();
+            let others = all.filter(|(id, _)| **id != self.settings.node_id);
+            let best = others.max_by_key(|(_, matched)| **matched);
             best.filter(|_| now.state == ServerState::Leader).map(|(id, _)| *id)
         };
         let Some(to) = successor else { return };
