@@ -1,6 +1,7 @@
 //! Nouns that every room shares: ids, offsets, epochs, time, ports, Kafka error codes, limits.
 //! Pure; uses no other room.
 
+pub mod civil;
 pub mod error_code;
 pub mod ids;
 pub mod limits;

@@ -113,7 +113,7 @@ impl Turn<'_> {
         incarnation: Uuid,
     ) -> Result<(), Refusal> {
         let Some(b) = existing.filter(|b| b.incarnation != incarnation) else { return Ok(()) };
-        if self.sessions.is_valid(b.id, b.epoch, self.now.mono) {
+        if self.sessions.holds_id(b.id, b.epoch, self.now.mono) {
             let text = "Another broker is registered with that broker id. If the broker was \
                         recently restarted this should self-resolve once the heartbeat manager \
                         expires the broker's session.";
@@ -230,8 +230,15 @@ impl Turn<'_> {
         match next {
             Next::Fenced | Next::ShutDownNow if !broker.fenced => self.fence(broker),
             Next::Unfenced if broker.fenced => self.unfence(broker),
-            Next::ControlledShutdown => self.begin_shutdown(broker),
-            Next::Fenced | Next::ShutDownNow | Next::Unfenced => {}
+            Next::ControlledShutdown if !broker.in_controlled_shutdown => {
+                self.begin_shutdown(broker);
+            }
+            // As it was. Leaders that a stopping broker still has wait for another replica.
+            Next::Fenced | Next::ShutDownNow | Next::Unfenced | Next::ControlledShutdown => {}
+        }
+        if next == Next::ShutDownNow {
+            // It may be started again at once.
+            self.sessions.end(broker.id);
         }
         if !r.offline_log_dirs.is_empty() {
             let offline: Vec<Uuid> = r.offline_log_dirs.iter().map(|d| uuid_of(d)).collect();

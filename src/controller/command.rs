@@ -15,6 +15,15 @@ pub enum Command {
     Submit(SubmitCommand),
     /// A broker's heartbeat.
     Heartbeat(pb::HeartbeatRequest),
+    /// A broker's heartbeat stream broke. Nothing happens to the broker, but until it is heard of
+    /// again another incarnation may take its id: a process that was killed and started again need
+    /// not wait for its own old session.
+    Disconnected {
+        /// The broker.
+        broker: NodeId,
+        /// The epoch that its heartbeats named.
+        epoch: i64,
+    },
     /// A broker's heartbeat stream broke and its address refuses connections: it is gone, and is
     /// fenced without waiting for its session to end.
     BrokerGone {
@@ -32,7 +41,7 @@ pub enum Reply {
     Submit(pb::SubmitReply),
     /// To [`Command::Heartbeat`].
     Heartbeat(pb::HeartbeatReply),
-    /// To [`Command::BrokerGone`].
+    /// To [`Command::Disconnected`] and [`Command::BrokerGone`].
     Nothing,
 }
 

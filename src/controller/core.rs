@@ -92,7 +92,7 @@ impl Core {
         let every = |ms: Option<i64>| ms.map_or(Mono::NEVER, |ms| now.mono.after_ms(ms));
         self.active = Some(Active {
             epoch,
-            sessions: Sessions::of(image, self.settings.session_timeout_ms, now.mono),
+            sessions: Sessions::of(image, &self.settings, now.mono),
             index: Index::of(image),
             next_rebalance: every(self.settings.rebalance_interval_ms),
             next_unclean: every(Some(self.settings.unclean_interval_ms)),
@@ -160,12 +160,18 @@ impl Core {
                     let reply = Reply::Heartbeat(crate::pb::controller::HeartbeatReply::default());
                     Outcome::of(Outcome::of(reply).lost(None))
                 }
-                Command::BrokerGone { .. } => Outcome::of(Reply::Nothing),
+                Command::Disconnected { .. } | Command::BrokerGone { .. } => {
+                    Outcome::of(Reply::Nothing)
+                }
             };
         };
         match command {
             Command::Submit(c) => turn.submit(c),
             Command::Heartbeat(r) => turn.heartbeat(&r),
+            Command::Disconnected { broker, epoch } => {
+                turn.sessions.disconnected(broker, epoch);
+                Outcome::of(Reply::Nothing)
+            }
             Command::BrokerGone { broker, epoch } => {
                 turn.broker_gone(broker, epoch);
                 Outcome::of(Reply::Nothing)

@@ -147,11 +147,9 @@ impl Turn<'_> {
     }
 
     pub(super) fn begin_shutdown(&mut self, broker: &BrokerRegistration) {
-        if !broker.in_controlled_shutdown {
-            let mut change = BrokerRegistrationChange::of(broker.id, broker.epoch);
-            change.in_controlled_shutdown = Some(true);
-            self.draft.push(Record::BrokerRegistrationChange(change));
-        }
+        let mut change = BrokerRegistrationChange::of(broker.id, broker.epoch);
+        change.in_controlled_shutdown = Some(true);
+        self.draft.push(Record::BrokerRegistrationChange(change));
         self.affect(self.in_isr_of(broker.id), Effect::removes(broker.id));
     }
 

@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use crate::base::{Mono, NodeId, Offset};
 use crate::metadata::Image;
 
+use super::core::Settings;
+
 #[derive(Debug, Clone, Copy)]
 struct Session {
     epoch: i64,
@@ -13,6 +15,8 @@ struct Session {
     contact: Option<Mono>,
     /// The newest metadata it said it has.
     metadata_offset: Offset,
+    /// Whether this incarnation keeps the id from others while its session lasts.
+    holds_id: bool,
     /// Every active broker must have read up to here before it may stop.
     shutdown_offset: Option<Offset>,
 }
@@ -25,8 +29,11 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Every unfenced broker of `image` counts as just heard of.
-    pub(super) fn of(image: &Image, timeout_ms: i64, now: Mono) -> Self {
+    /// Every unfenced broker of `image` counts as just heard of. The broker in this very process
+    /// does not keep its id by that: nobody else has it, and a new incarnation of it says that the
+    /// old one ended with the process before.
+    pub(super) fn of(image: &Image, settings: &Settings, now: Mono) -> Self {
+        let timeout_ms = settings.session_timeout_ms;
         let mut sessions = Self { timeout_ms, by_broker: BTreeMap::new() };
         for b in image.brokers().iter() {
             sessions.by_broker.insert(
@@ -35,6 +42,7 @@ impl Sessions {
                     epoch: b.epoch,
                     contact: (!b.fenced).then_some(now),
                     metadata_offset: -1,
+                    holds_id: b.id != settings.node,
                     shutdown_offset: b.in_controlled_shutdown.then_some(image.position.offset),
                 },
             );
@@ -46,25 +54,39 @@ impl Sessions {
         contact.after_ms(self.timeout_ms)
     }
 
-    /// Whether this incarnation was heard of within the session timeout.
-    pub(super) fn is_valid(&self, broker: NodeId, epoch: i64, now: Mono) -> bool {
+    /// Whether this incarnation keeps its id: it was heard of within the session timeout, and its
+    /// connection is not known to have broken since.
+    pub(super) fn holds_id(&self, broker: NodeId, epoch: i64, now: Mono) -> bool {
         self.by_broker
             .get(&broker)
-            .filter(|s| s.epoch == epoch)
+            .filter(|s| s.epoch == epoch && s.holds_id)
             .and_then(|s| s.contact)
             .is_some_and(|c| now < self.end_of(c))
     }
 
     /// A heartbeat came.
     pub(super) fn touch(&mut self, broker: NodeId, epoch: i64, offset: Offset, now: Mono) {
-        let fresh =
-            Session { epoch, contact: None, metadata_offset: offset, shutdown_offset: None };
+        let fresh = Session {
+            epoch,
+            contact: None,
+            metadata_offset: offset,
+            holds_id: true,
+            shutdown_offset: None,
+        };
         let s = self.by_broker.entry(broker).or_insert(fresh);
         if s.epoch != epoch {
             *s = fresh;
         }
         s.contact = Some(now);
+        s.holds_id = true;
         s.metadata_offset = offset;
+    }
+
+    /// The connection of this incarnation broke.
+    pub(super) fn disconnected(&mut self, broker: NodeId, epoch: i64) {
+        if let Some(s) = self.by_broker.get_mut(&broker).filter(|s| s.epoch == epoch) {
+            s.holds_id = false;
+        }
     }
 
     /// The broker is to be heard of anew: another incarnation registered, or it was unregistered.

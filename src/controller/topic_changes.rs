@@ -22,8 +22,7 @@ impl Turn<'_> {
                 self.draft.push(Record::RemoveTopic { id });
                 Ok(())
             } else {
-                let text = "This server does not host this topic ID.";
-                Err(Refusal::new(ErrorCode::UnknownTopicId, text))
+                Err(Refusal::bare(ErrorCode::UnknownTopicId))
             };
             let (error, error_message) = error_fields(&result);
             topics.push(pb::DeleteTopicResult { topic_id: bytes.clone(), error, error_message });
@@ -58,8 +57,7 @@ impl Turn<'_> {
         added: &mut usize,
     ) -> Result<(), Refusal> {
         let Some(topic) = self.image().topics().by_name(&t.name) else {
-            let text = "This server does not host this topic-partition.";
-            return Err(Refusal::new(ErrorCode::UnknownTopicOrPartition, text));
+            return Err(Refusal::bare(ErrorCode::UnknownTopicOrPartition));
         };
         let (id, old) = (topic.id, topic.partition_count());
         let factor = topic.partitions.head().map_or(0, |p| p.replicas.len());

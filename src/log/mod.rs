@@ -10,12 +10,16 @@ pub mod epochs;
 pub mod error;
 pub mod files;
 pub mod flush_driver;
+#[cfg(test)]
+mod fixture;
 mod index;
 mod log;
 mod log_append;
 mod log_flush;
 mod log_read;
 mod log_truncate;
+#[cfg(test)]
+mod model_test;
 pub mod names;
 pub mod producers;
 mod recent;

@@ -20,24 +20,67 @@ use super::{
 /// A record does not fit the image. On a follower this means that its image is not the leader's:
 /// it must stop and start again from a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "the texts say it")]
 pub enum ReplayError {
+    /// A change or the end of a registration that there is not.
     #[error("broker {id} is not registered")]
-    UnknownBroker { id: NodeId },
+    UnknownBroker {
+        /// The broker.
+        id: NodeId,
+    },
+    /// A change of another incarnation's registration.
     #[error("broker {id} has epoch {known}, the record names {epoch}")]
-    OtherBrokerEpoch { id: NodeId, epoch: i64, known: i64 },
+    OtherBrokerEpoch {
+        /// The broker.
+        id: NodeId,
+        /// The record's epoch.
+        epoch: i64,
+        /// The registration's epoch.
+        known: i64,
+    },
+    /// A partition or the end of a topic that there is not.
     #[error("there is no topic of id {id}")]
-    UnknownTopic { id: Uuid },
+    UnknownTopic {
+        /// The id.
+        id: Uuid,
+    },
+    /// A topic whose id cannot be.
     #[error("topic id {id} is taken or zero")]
-    TopicIdTaken { id: Uuid },
+    TopicIdTaken {
+        /// The id.
+        id: Uuid,
+    },
+    /// A second topic of a name.
     #[error("topic name {name} is taken")]
-    TopicNameTaken { name: Arc<str> },
+    TopicNameTaken {
+        /// The name.
+        name: Arc<str>,
+    },
+    /// A partition that would break a rule.
     #[error("partition {partition} of topic {id}: {rule}")]
-    BadPartition { id: Uuid, partition: PartitionId, rule: &'static str },
+    BadPartition {
+        /// The topic's id.
+        id: Uuid,
+        /// The partition's number.
+        partition: PartitionId,
+        /// The rule.
+        rule: &'static str,
+    },
+    /// Producer ids that were handed out would be handed out again.
     #[error("next producer id {next} is below {known}")]
-    ProducerIdsGoBack { next: i64, known: i64 },
+    ProducerIdsGoBack {
+        /// The record's.
+        next: i64,
+        /// The image's.
+        known: i64,
+    },
+    /// A level that cannot be.
     #[error("feature {name} at level {level}, which is negative")]
-    BadFeatureLevel { name: Arc<str>, level: i16 },
+    BadFeatureLevel {
+        /// The feature.
+        name: Arc<str>,
+        /// The level.
+        level: i16,
+    },
 }
 
 /// A partition that is new, gone or changed.

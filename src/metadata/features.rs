@@ -107,8 +107,11 @@ pub struct Feature {
     pub name: &'static str,
     /// The levels of Kafka 4.3.1 above 0, in order.
     pub levels: &'static [Level],
-    /// The highest level that this build supports; the lowest is 0.
+    /// The highest level of Kafka 4.3.1, which formatting knows.
     pub supported_max: i16,
+    /// The highest level that this build lives up to, and so advertises; 0 hides the feature. A
+    /// level whose APIs are not served must not be finalized: clients would use them.
+    pub served_max: i16,
 }
 
 /// All features other than `metadata.version`, in Kafka's order.
@@ -117,6 +120,7 @@ pub const FEATURES: &[Feature] = &[
         name: KRAFT_VERSION,
         levels: &[Level { level: 1, bootstrap: 21, needs: &[] }],
         supported_max: 1,
+        served_max: 0,
     },
     Feature {
         name: TRANSACTION_VERSION,
@@ -125,26 +129,31 @@ pub const FEATURES: &[Feature] = &[
             Level { level: 2, bootstrap: 24, needs: &[] },
         ],
         supported_max: 2,
+        served_max: 0,
     },
     Feature {
         name: GROUP_VERSION,
         levels: &[Level { level: 1, bootstrap: 22, needs: &[] }],
         supported_max: 1,
+        served_max: 0,
     },
     Feature {
         name: ELR_VERSION,
         levels: &[Level { level: 1, bootstrap: 26, needs: &[(METADATA_VERSION, 23)] }],
         supported_max: 1,
+        served_max: 1,
     },
     Feature {
         name: "share.version",
         levels: &[Level { level: 1, bootstrap: 28, needs: &[] }],
         supported_max: 1,
+        served_max: 0,
     },
     Feature {
         name: "streams.version",
         levels: &[Level { level: 1, bootstrap: 29, needs: &[] }],
         supported_max: 1,
+        served_max: 0,
     },
 ];
 
@@ -172,7 +181,8 @@ impl Feature {
 /// What this build supports, `metadata.version` first.
 pub fn supported() -> impl Iterator<Item = (&'static str, VersionRange)> {
     let mv = VersionRange { min: METADATA_VERSION_MIN, max: METADATA_VERSION_MAX };
-    let rest = FEATURES.iter().map(|f| (f.name, VersionRange { min: 0, max: f.supported_max }));
+    let served = FEATURES.iter().filter(|f| f.served_max > 0);
+    let rest = served.map(|f| (f.name, VersionRange { min: 0, max: f.served_max }));
     std::iter::once((METADATA_VERSION, mv)).chain(rest)
 }
 

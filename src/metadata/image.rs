@@ -1,6 +1,8 @@
 //! The image: all metadata at one position of the log. Persistent maps make a clone O(1), so every
 //! reader may hold one; nothing changes an image but [`super::Delta`].
 
+use crate::base::NodeId;
+
 use super::{
     brokers::Brokers,
     configs::{ConfigResource, Configs},
@@ -90,8 +92,8 @@ impl Image {
     /// Records that make an equal image when replayed onto an empty one: a checkpoint's content.
     /// A topic is followed by its partitions; features come first.
     pub fn to_records(&self) -> impl Iterator<Item = Record> + '_ {
-        let ids = (self.next_producer_id > 0).then(|| Record::ProducerIds {
-            broker: crate::base::NodeId(-1),
+        let ids = (self.next_producer_id > 0).then_some(Record::ProducerIds {
+            broker: NodeId(-1),
             epoch: -1,
             next: self.next_producer_id,
         });

@@ -1,1 +1,15 @@
-//! Boot, publish order, shutdown.
+//! A node from start to stop: identity, log directories, quorum, broker, listeners, signals, and
+//! the order in which metadata is published.
+
+mod boot;
+mod broker;
+mod identity;
+mod loading;
+mod offsets_log;
+mod publish;
+mod schema;
+mod selftest;
+mod shutdown;
+mod sockets;
+
+pub use boot::{NodeError, run};

@@ -298,6 +298,8 @@ impl CheckpointDir {
             entries => entries?,
         };
         let mut found: Vec<_> = entries.iter().filter_map(|e| parse_name(&e.name)).collect();
+        // The one at 0-0 was written by formatting: it names voters and holds no image.
+        found.retain(|at| (at.offset, at.epoch) != (0, 0));
         found.sort_unstable();
         found.reverse();
         Ok(found)

@@ -306,8 +306,8 @@ impl Quorum {
         let successor = {
             let metrics = self.raft.0.metrics();
             let now = metrics.borrow_watched();
-            let all = now.replication.iter().flatten();
-            let others = all.filter(|(id, _)| **id != self.settings.node_id);
+            let followers = now.replication.iter().flatten();
+            let others = followers.filter(|(id, _)| **id != self.settings.node_id);
             let best = others.max_by_key(|(_, matched)| **matched);
             best.filter(|_| now.state == ServerState::Leader).map(|(id, _)| *id)
         };

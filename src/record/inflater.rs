@@ -95,7 +95,7 @@ impl<'a, 's> Inflater<'a, 's> {
                 if bytes.starts_with(SNAPPY_HEADER.first_chunk::<8>().unwrap_or(&[0; 8])) =>
             {
                 let rest = bytes.get(SNAPPY_HEADER.len()..);
-                Source::SnappyFramed(rest.ok_or(corrupt(codec, "the header is cut short"))?)
+                Source::SnappyFramed(rest.ok_or_else(|| corrupt(codec, "the header is cut short"))?)
             }
             Codec::Snappy => Source::SnappyRaw(bytes),
             Codec::Lz4 => Source::Lz4(lz4::Frame::open(bytes)?),

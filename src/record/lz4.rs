@@ -28,13 +28,14 @@ fn corrupt(what: &'static str) -> InflateError {
 }
 
 fn take<'a>(rest: &mut &'a [u8], n: usize) -> Result<&'a [u8], InflateError> {
-    let (head, tail) = rest.split_at_checked(n).ok_or(corrupt("the frame is cut short"))?;
+    let (head, tail) = rest.split_at_checked(n).ok_or_else(|| corrupt("the frame is cut short"))?;
     *rest = tail;
     Ok(head)
 }
 
 fn take_u32(rest: &mut &[u8]) -> Result<u32, InflateError> {
-    let (head, tail) = rest.split_first_chunk::<4>().ok_or(corrupt("the frame is cut short"))?;
+    let (head, tail) =
+        rest.split_first_chunk::<4>().ok_or_else(|| corrupt("the frame is cut short"))?;
     *rest = tail;
     Ok(u32::from_le_bytes(*head))
 }

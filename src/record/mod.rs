@@ -8,6 +8,7 @@
 )]
 
 pub mod batch;
+pub mod bootstrap;
 pub mod builder;
 pub mod compress;
 pub mod control;

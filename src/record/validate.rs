@@ -100,7 +100,7 @@ pub fn validate(
     if how.is_some() {
         walk.run(&mut SliceFeed::new(&section))?;
     }
-    let target = how.or(rules.compression).unwrap_or(Compression::of(codec));
+    let target = how.or(rules.compression).unwrap_or_else(|| Compression::of(codec));
     rewritten(&section, &walk, target, rules, context)
 }
 

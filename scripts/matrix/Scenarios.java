@@ -1,0 +1,447 @@
+// The Java kafka-clients leg. Arguments: BOOTSTRAP PREFIX [SCENARIO...]; prints RESULT lines (see
+// scenario.py). Compiled by scripts/client-matrix against the jars that scripts/peer resolves.
+import java.nio.charset.StandardCharsets;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collection;
+import java.util.HashSet;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.Properties;
+import java.util.Set;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Future;
+import java.util.function.BooleanSupplier;
+import java.util.stream.Collectors;
+import java.util.stream.IntStream;
+import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.AlterConfigOp;
+import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.NewPartitions;
+import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.admin.OffsetSpec;
+import org.apache.kafka.clients.admin.RecordsToDelete;
+import org.apache.kafka.clients.consumer.ConsumerRecord;
+import org.apache.kafka.clients.consumer.CooperativeStickyAssignor;
+import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.OffsetOutOfRangeException;
+import org.apache.kafka.clients.producer.KafkaProducer;
+import org.apache.kafka.clients.producer.ProducerRecord;
+import org.apache.kafka.clients.producer.RecordMetadata;
+import org.apache.kafka.common.TopicPartition;
+import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.InvalidConfigurationException;
+import org.apache.kafka.common.errors.RecordTooLargeException;
+import org.apache.kafka.common.errors.TopicExistsException;
+import org.apache.kafka.common.header.Header;
+import org.apache.kafka.common.header.internals.RecordHeader;
+import org.apache.kafka.common.serialization.ByteArrayDeserializer;
+import org.apache.kafka.common.serialization.ByteArraySerializer;
+
+public final class Scenarios {
+    interface Scenario { void run(String topic) throws Exception; }
+
+    static final String CLIENT = "java";
+    static final long BASE = 1_700_000_000_000L;
+    static String boot;
+    static Admin admin;
+
+    static Properties conf(Object... pairs) {
+        Properties p = new Properties();
+        p.put("bootstrap.servers", boot);
+        for (int i = 0; i < pairs.length; i += 2) p.put(pairs[i], pairs[i + 1]);
+        return p;
+    }
+
+    static void equal(Object got, Object want, String what) {
+        if (!got.equals(want)) {
+            String g = String.valueOf(got), w = String.valueOf(want);
+            throw new AssertionError(what + ": got " + g.substring(0, Math.min(200, g.length()))
+                + ", want " + w.substring(0, Math.min(200, w.length())));
+        }
+    }
+
+    static void until(String what, BooleanSupplier probe) throws InterruptedException {
+        for (long end = System.nanoTime() + 20_000_000_000L; !probe.getAsBoolean(); Thread.sleep(10)) {
+            if (System.nanoTime() > end) throw new AssertionError(what + ": not within 20 s");
+        }
+    }
+
+    static Throwable refused(Future<?> f) throws InterruptedException {
+        try { f.get(); } catch (ExecutionException e) { return e.getCause(); }
+        throw new AssertionError("it was not refused");
+    }
+
+    static byte[] utf8(String s) { return s == null ? null : s.getBytes(StandardCharsets.UTF_8); }
+
+    static List<String> numbers(int from, int to) {
+        return IntStream.range(from, to).mapToObj(String::valueOf).collect(Collectors.toList());
+    }
+
+    static void create(String topic, int partitions, Map<String, String> configs) throws Exception {
+        admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1).configs(configs)))
+            .all().get();
+        until("the new topic", () -> partitions(topic) == partitions);
+    }
+
+    static int partitions(String topic) {
+        try {
+            return admin.describeTopics(List.of(topic)).allTopicNames().get().get(topic)
+                .partitions().size();
+        } catch (ExecutionException | InterruptedException e) { return 0; }
+    }
+
+    static List<RecordMetadata> produce(List<ProducerRecord<byte[], byte[]>> records, Object... more)
+            throws Exception {
+        Properties p = conf("linger.ms", 5, "key.serializer", ByteArraySerializer.class,
+            "value.serializer", ByteArraySerializer.class);
+        for (int i = 0; i < more.length; i += 2) p.put(more[i], more[i + 1]);
+        List<RecordMetadata> out = new ArrayList<>();
+        try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(p)) {
+            List<Future<RecordMetadata>> sent = new ArrayList<>();
+            for (ProducerRecord<byte[], byte[]> r : records) sent.add(producer.send(r));
+            producer.flush();
+            for (Future<RecordMetadata> f : sent) out.add(f.get());
+        }
+        return out;
+    }
+
+    static List<ProducerRecord<byte[], byte[]>> records(String topic, List<String> values) {
+        return values.stream().map(v -> new ProducerRecord<byte[], byte[]>(topic, utf8(v)))
+            .collect(Collectors.toList());
+    }
+
+    static KafkaConsumer<byte[], byte[]> reader(Object... more) {
+        Properties p = conf("enable.auto.commit", false, "auto.offset.reset", "none",
+            "key.deserializer", ByteArrayDeserializer.class,
+            "value.deserializer", ByteArrayDeserializer.class);
+        for (int i = 0; i < more.length; i += 2) p.put(more[i], more[i + 1]);
+        return new KafkaConsumer<>(p);
+    }
+
+    static List<ConsumerRecord<byte[], byte[]>> take(KafkaConsumer<byte[], byte[]> c, int count) {
+        List<ConsumerRecord<byte[], byte[]>> out = new ArrayList<>();
+        long end = System.nanoTime() + 20_000_000_000L;
+        while (out.size() < count) {
+            if (System.nanoTime() > end)
+                throw new AssertionError("only " + out.size() + " of " + count + " records in 20 s");
+            c.poll(Duration.ofMillis(500)).forEach(out::add);
+        }
+        return out.subList(0, count);
+    }
+
+    static long[] bounds(KafkaConsumer<byte[], byte[]> c, TopicPartition tp) {
+        return new long[] {c.beginningOffsets(List.of(tp)).get(tp), c.endOffsets(List.of(tp)).get(tp)};
+    }
+
+    static List<ConsumerRecord<byte[], byte[]>> readAll(String topic) {
+        TopicPartition tp = new TopicPartition(topic, 0);
+        try (KafkaConsumer<byte[], byte[]> c = reader()) {
+            long[] at = bounds(c, tp);
+            c.assign(List.of(tp));
+            c.seek(tp, at[0]);
+            List<ConsumerRecord<byte[], byte[]>> out = take(c, (int) (at[1] - at[0]));
+            for (int i = 0; i < out.size(); i++) equal(out.get(i).offset(), at[0] + i, "offset");
+            return out;
+        }
+    }
+
+    static List<String> values(List<ConsumerRecord<byte[], byte[]>> records) {
+        return records.stream().map(r -> new String(r.value(), StandardCharsets.UTF_8))
+            .collect(Collectors.toList());
+    }
+
+    static Scenario codec(String name) {
+        return topic -> {
+            List<String> own = IntStream.range(0, 200)
+                .mapToObj(i -> String.format("%s-%06d-", CLIENT, i).repeat(20))
+                .collect(Collectors.toList());
+            produce(records(topic, own), "compression.type", name);
+            List<String> mine = new ArrayList<>();
+            for (String v : values(readAll(topic))) {
+                String unit = v.substring(0, v.indexOf('-', v.indexOf('-') + 1) + 1);
+                equal(v, unit.repeat(20), "a record of the codec topic");
+                if (unit.startsWith(CLIENT + "-")) mine.add(v);
+            }
+            equal(mine, own, "own records, in order");
+        };
+    }
+
+    static void fields(String topic) throws Exception {
+        long now = System.currentTimeMillis() - 5000;
+        List<Header> two = List.of(new RecordHeader("h", utf8("1")), new RecordHeader("h", utf8("2")));
+        List<ProducerRecord<byte[], byte[]>> sent = List.of(
+            new ProducerRecord<>(topic, 0, now, utf8("k0"), utf8("v0"), two),
+            new ProducerRecord<>(topic, 0, now + 1, utf8("k1"), (byte[]) null),
+            new ProducerRecord<>(topic, 0, now + 2, null, utf8("ünï"),
+                List.of(new RecordHeader("nil", (byte[]) null))),
+            new ProducerRecord<>(topic, 0, now + 3, utf8(""), utf8(""),
+                List.of(new RecordHeader("empty", utf8("")))));
+        create(topic, 1, Map.of());
+        produce(sent);
+        List<ConsumerRecord<byte[], byte[]>> got = readAll(topic);
+        for (int i = 0; i < sent.size(); i++) {
+            equal(Arrays.equals(got.get(i).key(), sent.get(i).key()), true, "key " + i);
+            equal(Arrays.equals(got.get(i).value(), sent.get(i).value()), true, "value " + i);
+            equal(got.get(i).timestamp(), sent.get(i).timestamp(), "timestamp " + i);
+            equal(got.get(i).headers(), sent.get(i).headers(), "headers " + i);
+        }
+    }
+
+    static void acks(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        TopicPartition tp = new TopicPartition(topic, 0);
+        List<String> want = new ArrayList<>();
+        try (KafkaConsumer<byte[], byte[]> c = reader()) {
+            for (String level : List.of("0", "1", "all")) {
+                List<String> own = numbers(want.size(), want.size() + 50);
+                want.addAll(own);
+                produce(records(topic, own), "acks", level, "enable.idempotence", false);
+                until("50 more at acks=" + level, () -> bounds(c, tp)[1] == want.size());
+            }
+        }
+        equal(values(readAll(topic)), want, "records");
+    }
+
+    static void idempotent(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        List<RecordMetadata> sent = produce(records(topic, numbers(0, 2000)), "batch.size", 1000);
+        for (int i = 0; i < 2000; i++) equal(sent.get(i).offset(), (long) i, "offset of the delivery");
+        equal(values(readAll(topic)), numbers(0, 2000), "records");
+    }
+
+    static void group(String topic, String assignor) throws Exception {
+        create(topic, 4, Map.of());
+        List<ProducerRecord<byte[], byte[]>> sent = new ArrayList<>();
+        for (int i = 0; i < 40; i++) sent.add(new ProducerRecord<>(topic, i % 4, null, utf8("" + i)));
+        produce(sent);
+        Object[] conf = {"group.id", topic, "auto.offset.reset", "earliest", "session.timeout.ms",
+            6000, "heartbeat.interval.ms", 300, "partition.assignment.strategy", assignor};
+        List<ConsumerRecord<byte[], byte[]>> seen = new ArrayList<>();
+        KafkaConsumer<byte[], byte[]> first = reader(conf), second = reader(conf);
+        first.subscribe(List.of(topic));
+        until("40 records by one member", () -> {
+            first.poll(Duration.ofMillis(100)).forEach(seen::add);
+            return seen.size() >= 40;
+        });
+        first.commitSync();
+        second.subscribe(List.of(topic));
+        until("two partitions each", () -> {
+            first.poll(Duration.ofMillis(50)).forEach(seen::add);
+            second.poll(Duration.ofMillis(50)).forEach(seen::add);
+            return first.assignment().size() == 2 && second.assignment().size() == 2;
+        });
+        Set<TopicPartition> owned = new HashSet<>(first.assignment());
+        owned.addAll(second.assignment());
+        equal(owned.size(), 4, "partitions owned");
+        var described = admin.describeConsumerGroups(List.of(topic)).all().get().get(topic);
+        equal(described.groupState() + " " + described.members().size(), "Stable 2", "group");
+        second.close();
+        until("all four back to the first", () -> {
+            first.poll(Duration.ofMillis(50)).forEach(seen::add);
+            return first.assignment().size() == 4;
+        });
+        first.close();
+        equal(seen.size(), 40, "records seen by the two");
+        sent.clear();
+        for (int i = 40; i < 48; i++) sent.add(new ProducerRecord<>(topic, i % 4, null, utf8("" + i)));
+        produce(sent);
+        try (KafkaConsumer<byte[], byte[]> third = reader(conf)) {
+            third.subscribe(List.of(topic));
+            Set<String> got = new HashSet<>(values(take(third, 8)));
+            equal(got, new HashSet<>(numbers(40, 48)), "records after the committed offsets");
+            third.commitSync();
+        }
+        var offsets = admin.listConsumerGroupOffsets(topic).partitionsToOffsetAndMetadata().get();
+        equal(offsets.values().stream().map(o -> o.offset()).collect(Collectors.toList()),
+            List.of(12L, 12L, 12L, 12L), "committed offsets");
+        equal(admin.listGroups().all().get().stream().anyMatch(g -> g.groupId().equals(topic)), true,
+            "the group is listed");
+        admin.deleteConsumerGroups(List.of(topic)).all().get();
+    }
+
+    static void topics(String topic) throws Exception {
+        create(topic, 3, Map.of("retention.ms", "3600000"));
+        Throwable again = refused(admin.createTopics(
+            List.of(new NewTopic(topic, 1, (short) 1))).all());
+        equal(again instanceof TopicExistsException, true, "creating it again: " + again);
+        admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(5))).all().get();
+        until("5 partitions", () -> partitions(topic) == 5);
+        var cluster = admin.describeCluster();
+        equal(cluster.nodes().get().size(), 1, "nodes");
+        equal(cluster.clusterId().get().isEmpty(), false, "no cluster id");
+        admin.deleteTopics(List.of(topic)).all().get();
+        until("the topic to go", () -> {
+            try { return !admin.listTopics().names().get().contains(topic); }
+            catch (ExecutionException | InterruptedException e) { throw new RuntimeException(e); }
+        });
+    }
+
+    static String retention(ConfigResource r) {
+        try {
+            return admin.describeConfigs(List.of(r)).all().get().get(r).get("retention.ms").value();
+        } catch (ExecutionException | InterruptedException e) { throw new RuntimeException(e); }
+    }
+
+    static Future<Void> alter(ConfigResource r, String to) {
+        return admin.incrementalAlterConfigs(Map.of(r, List.<AlterConfigOp>of(new AlterConfigOp(
+            new ConfigEntry("retention.ms", to), AlterConfigOp.OpType.SET)))).all();
+    }
+
+    static void configs(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        ConfigResource r = new ConfigResource(ConfigResource.Type.TOPIC, topic);
+        equal(retention(r), "604800000", "retention.ms by default");
+        alter(r, "123456").get();
+        until("the altered value", () -> retention(r).equals("123456"));
+        Throwable bad = refused(alter(r, "soon"));
+        equal(bad instanceof InvalidConfigurationException, true, "a value that is no number: " + bad);
+    }
+
+    static List<ProducerRecord<byte[], byte[]>> timed(String topic, int count) {
+        return IntStream.range(0, count).mapToObj(i ->
+            new ProducerRecord<byte[], byte[]>(topic, 0, BASE + i * 1000L, null, utf8("" + i)))
+            .collect(Collectors.toList());
+    }
+
+    static long ask(TopicPartition tp, OffsetSpec spec) throws Exception {
+        return admin.listOffsets(Map.of(tp, spec)).all().get().get(tp).offset();
+    }
+
+    static void listOffsets(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        produce(timed(topic, 10));
+        TopicPartition tp = new TopicPartition(topic, 0);
+        equal(List.of(ask(tp, OffsetSpec.earliest()), ask(tp, OffsetSpec.latest()),
+            ask(tp, OffsetSpec.forTimestamp(BASE + 3500)), ask(tp, OffsetSpec.maxTimestamp())),
+            List.of(0L, 10L, 4L, 9L), "earliest, latest, by timestamp, max timestamp");
+    }
+
+    static void autoCreate(String topic) throws Exception {
+        produce(records(topic, List.of("first")));
+        equal(values(readAll(topic)), List.of("first"), "records");
+    }
+
+    static void large(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        List<String> sent = List.of("A".repeat(900_000), "B".repeat(900_000), "C".repeat(900_000));
+        produce(records(topic, sent));
+        equal(values(readAll(topic)), sent, "records");
+    }
+
+    static void seekTime(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        produce(timed(topic, 100), "batch.size", 400);
+        TopicPartition tp = new TopicPartition(topic, 0);
+        try (KafkaConsumer<byte[], byte[]> c = reader()) {
+            equal(c.offsetsForTimes(Map.of(tp, BASE + 41_500)).get(tp).offset(), 42L,
+                "a time between two records");
+            equal(c.offsetsForTimes(Map.of(tp, BASE + 1_000_000)).get(tp) == null, true,
+                "a time past the end");
+            c.assign(List.of(tp));
+            c.seek(tp, c.offsetsForTimes(Map.of(tp, BASE + 60_000)).get(tp).offset());
+            equal(values(take(c, 40)), numbers(60, 100), "records");
+        }
+    }
+
+    static void longPoll(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        TopicPartition tp = new TopicPartition(topic, 0);
+        try (KafkaConsumer<byte[], byte[]> c = reader("fetch.max.wait.ms", 4000)) {
+            c.assign(List.of(tp));
+            c.seek(tp, 0);
+            equal(c.poll(Duration.ofMillis(1500)).count(), 0, "records out of nothing");
+            produce(records(topic, List.of("wake")));
+            long began = System.nanoTime();
+            equal(values(take(c, 1)), List.of("wake"), "the record");
+            long took = (System.nanoTime() - began) / 1_000_000;
+            equal(took < 2000, true, "a waiting fetch took " + took + " ms to see a new record");
+        }
+    }
+
+    static void deleteRecords(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        produce(records(topic, numbers(0, 10)));
+        TopicPartition tp = new TopicPartition(topic, 0);
+        var deleted = admin.deleteRecords(Map.of(tp, RecordsToDelete.beforeOffset(6)));
+        equal(deleted.lowWatermarks().get(tp).get().lowWatermark(), 6L, "low watermark");
+        equal(values(readAll(topic)), numbers(6, 10), "what is left");
+        try (KafkaConsumer<byte[], byte[]> c = reader()) {
+            c.assign(List.of(tp));
+            c.seek(tp, 2);
+            take(c, 1);
+            throw new AssertionError("a deleted record was read");
+        } catch (OffsetOutOfRangeException e) {
+            equal(e.partitions(), Set.of(tp), "partitions out of range");
+        }
+    }
+
+    static void noAutoCreate(String topic) throws Exception {
+        try (KafkaConsumer<byte[], byte[]> c = reader("allow.auto.create.topics", false)) {
+            List<?> found = c.partitionsFor(topic);
+            equal(found == null || found.isEmpty(), true, "partitions of an unknown topic");
+        }
+        equal(admin.listTopics().names().get().contains(topic), false, "the topic was created");
+    }
+
+    static void tooLarge(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        try {
+            produce(records(topic, List.of("x".repeat(2_000_000))), "max.request.size", 5_000_000);
+            throw new AssertionError("a record over the limit was taken");
+        } catch (ExecutionException e) {
+            equal(e.getCause() instanceof RecordTooLargeException, true, "refusal: " + e.getCause());
+        }
+        produce(records(topic, List.of("fits")));
+        equal(values(readAll(topic)), List.of("fits"), "records");
+    }
+
+    static String where(Throwable e) {
+        for (StackTraceElement at : e.getStackTrace()) {
+            boolean check = Set.of("equal", "until", "take", "refused").contains(at.getMethodName());
+            if (at.getClassName().startsWith("Scenarios") && !check) return "line " + at.getLineNumber();
+        }
+        return "line ?";
+    }
+
+    public static void main(String[] args) {
+        boot = args[0];
+        admin = Admin.create(conf());
+        Collection<String> only = Arrays.asList(args).subList(2, args.length);
+        Map<String, Scenario> all = new LinkedHashMap<>();
+        for (String c : List.of("none", "gzip", "snappy", "lz4", "zstd")) all.put("codec-" + c, codec(c));
+        all.put("fields", Scenarios::fields);
+        all.put("acks", Scenarios::acks);
+        all.put("idempotent", Scenarios::idempotent);
+        all.put("group", t -> {
+            group(t, CooperativeStickyAssignor.class.getName());
+            group(t + "-range", "org.apache.kafka.clients.consumer.RangeAssignor");
+        });
+        all.put("admin", Scenarios::topics);
+        all.put("configs", Scenarios::configs);
+        all.put("list-offsets", Scenarios::listOffsets);
+        all.put("auto-create", Scenarios::autoCreate);
+        all.put("large", Scenarios::large);
+        all.put("seek-time", Scenarios::seekTime);
+        all.put("long-poll", Scenarios::longPoll);
+        all.put("delete-records", Scenarios::deleteRecords);
+        all.put("no-auto-create", Scenarios::noAutoCreate);
+        all.put("too-large", Scenarios::tooLarge);
+        all.forEach((name, scenario) -> {
+            if (!only.isEmpty() && !only.contains(name)) return;
+            long began = System.nanoTime();
+            String verdict = "ok", detail = "";
+            String own = name.startsWith("codec-") ? name : CLIENT + "-" + name;
+            try { scenario.run(args[1] + "-" + own); }
+            catch (Throwable e) {
+                verdict = "fail";
+                detail = (where(e) + ": " + e).replaceAll("\\s+", " ");
+            }
+            System.out.printf("RESULT\t%s\t%s\t%s\t%.1f%n", name, verdict, detail,
+                (System.nanoTime() - began) / 1e9);
+        });
+        System.exit(0);
+    }
+}

@@ -1,0 +1,21 @@
+//! Keys that Kafka does not have. Each begins with `vltava.`. Rows of THE table (`keys.rs`).
+
+use super::keys::{Key, NULL, string};
+
+/// Keys of our own.
+pub(super) const KEYS: &[Key] = &[
+    string("vltava.listener.tcp.congestion.control", NULL).doc(
+        "TCP congestion control of accepted connections, such as `reno`; the system's own when not \
+         set; may be set for one listener with its prefix.",
+    ),
+    string("vltava.log.level", Some("info")).doc(
+        "How much is logged, as `level` or `level,room=level,…` with the levels `error`, `warn`, \
+         `info`, `debug`, `trace` and `off`.",
+    ),
+    string("vltava.log.format", Some("plain"))
+        .one_of(&["plain", "json"])
+        .doc("Shape of a log line: `plain` as Kafka prints it, or one `json` object."),
+    string("vltava.log.file", NULL).doc(
+        "File that log lines are appended to, opened anew on SIGHUP; standard output when not set.",
+    ),
+];

@@ -1,0 +1,160 @@
+//! Records of `__consumer_offsets` to and from record batches v2. Pure.
+
+use bytes::Bytes;
+
+use super::{
+    records::{Record, RecordError},
+    shard::Shard,
+};
+use crate::{
+    base::{ErrorCode, Now, Offset},
+    record::{
+        self, BatchBuilder, BatchError, BatchHeader, Compression, Records, Scratch,
+        batch::{batches, check_crc},
+    },
+};
+
+/// Bytes that one batch may inflate to; what the coordinator writes stays far below.
+const INFLATED_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// Why the log cannot be replayed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReplayError {
+    /// A batch is damaged.
+    #[error("the batch at offset {at} is damaged: {cause}")]
+    Batch {
+        /// Where it should begin.
+        at: Offset,
+        /// What is wrong.
+        cause: BatchError,
+    },
+    /// The records in a batch are damaged.
+    #[error("the records of the batch at offset {at} are damaged: {cause}")]
+    Records {
+        /// Where the batch begins.
+        at: Offset,
+        /// What is wrong.
+        cause: record::RecordError,
+    },
+    /// The log has nothing to read where it should.
+    #[error("the log gave no whole batch at offset {0}")]
+    Empty(Offset),
+    /// The log could not be read.
+    #[error("the log cannot be read: {}", .0.name())]
+    Log(ErrorCode),
+}
+
+/// One uncompressed batch of `records`, all stamped `now_ms`.
+///
+/// # Errors
+/// `UnknownServerError` if a name is too long for the format, `RecordListTooLarge` beyond 2 GiB.
+pub(super) fn encode(records: &[Record], now_ms: i64) -> Result<Bytes, ErrorCode> {
+    let mut batch = BatchBuilder::new(Compression::None);
+    for record in records {
+        let (key, value) = record.encode().map_err(|_| ErrorCode::UnknownServerError)?;
+        batch
+            .append(now_ms, Some(&key), value.as_deref(), &[])
+            .map_err(|_| ErrorCode::RecordListTooLarge)?;
+    }
+    Ok(batch.finish())
+}
+
+/// Replays the log of a partition into a shard.
+#[derive(Debug)]
+pub(super) struct Replay {
+    /// The offset to read next.
+    pub(super) next: Offset,
+    /// Records taken.
+    pub(super) taken: usize,
+    /// Records of kinds that are not kept here: other kinds of groups, transactions.
+    pub(super) passed_over: usize,
+    /// Records of known kinds that could not be read, and the first reason.
+    pub(super) damaged: usize,
+    pub(super) first_damage: Option<RecordError>,
+    scratch: Scratch,
+}
+
+impl Replay {
+    /// A replay from offset `start` on.
+    pub(super) fn new(start: Offset) -> Self {
+        Self {
+            next: start,
+            taken: 0,
+            passed_over: 0,
+            damaged: 0,
+            first_damage: None,
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Replays the whole batches in `bytes`; a last one that is cut short is left for the next
+    /// read. What lies at or above `high_watermark` is marked as such in the shard.
+    ///
+    /// # Errors
+    /// `Batch`, `Records`; `Empty` if there is not one whole batch.
+    pub(super) fn chunk(
+        &mut self,
+        bytes: &[u8],
+        high_watermark: Offset,
+        shard: &mut Shard,
+        now: Now,
+    ) -> Result<(), ReplayError> {
+        let from = self.next;
+        for batch in batches(bytes) {
+            let (header, batch) = match batch {
+                Ok(found) => found,
+                Err(BatchError::Truncated { .. }) => break,
+                Err(cause) => return Err(ReplayError::Batch { at: self.next, cause }),
+            };
+            let at = header.base_offset;
+            check_crc(&header, batch).map_err(|cause| ReplayError::Batch { at, cause })?;
+            if header.last_offset() >= high_watermark {
+                shard.replay_uncommitted();
+            }
+            if header.last_offset() >= self.next {
+                self.batch(&header, batch, shard, now)
+                    .map_err(|cause| ReplayError::Records { at, cause })?;
+                self.next = header.next_offset();
+            }
+        }
+        match self.next > from {
+            true => Ok(()),
+            false => Err(ReplayError::Empty(from)),
+        }
+    }
+
+    fn batch(
+        &mut self,
+        header: &BatchHeader,
+        batch: &[u8],
+        shard: &mut Shard,
+        now: Now,
+    ) -> Result<(), record::RecordError> {
+        // Offsets of a transaction count only once its marker says so.
+        if header.is_control() || header.is_transactional() {
+            self.passed_over += usize::try_from(header.records_count).unwrap_or(0);
+            return Ok(());
+        }
+        let section =
+            record::records::section(header, batch, INFLATED_BYTES_MAX, &mut self.scratch)?;
+        for record in Records::new(&section, header.records_count) {
+            let record = record?;
+            let offset = header.base_offset.saturating_add(i64::from(record.offset_delta));
+            if offset < self.next {
+                continue;
+            }
+            match Record::decode(record.key.unwrap_or_default(), record.value) {
+                Ok(Some(record)) => {
+                    self.taken += 1;
+                    shard.replay(&record, now);
+                }
+                Ok(None) => self.passed_over += 1,
+                Err(cause) => {
+                    self.damaged += 1;
+                    self.first_damage.get_or_insert(cause);
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,378 @@
+//! The shell that waits: it loads shards from the log when this broker is elected, carries out what
+//! they decide, wakes them for their deadlines, and tells them of the high watermark. May wait;
+//! every machine step runs with one slot locked and without waiting.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, oneshot, watch},
+};
+
+use super::{
+    batches::{Replay, ReplayError, encode},
+    calls::{Call, Effect, Reply},
+    ports::OffsetsLog,
+    settings::Settings,
+    shard::Shard,
+    table::{Role, SharedSlot, Slot, Table, partition_for},
+};
+use crate::base::{
+    ErrorCode, Mono, Now, PartitionId, Uuid,
+    ports::{Clock, Entropy},
+};
+
+type Waiter = oneshot::Sender<Reply>;
+
+/// The timer looks at the clock at least this often.
+const TIMER_REST_MAX: Duration = Duration::from_secs(60);
+
+/// The groups this broker coordinates. A cheap handle; clones share everything.
+#[derive(Debug, Clone)]
+pub struct Coordinators {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    table: Table<Waiter>,
+    log: Arc<dyn OffsetsLog>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    settings: Arc<Settings>,
+    runtime: Handle,
+    /// Partitions of `__consumer_offsets`.
+    partitions: AtomicI32,
+    /// When the timer will wake, as [`Mono`].
+    wakes_at: AtomicU64,
+    /// Wakes the timer early.
+    earlier: Notify,
+    stopped: watch::Sender<bool>,
+}
+
+impl Coordinators {
+    /// Starts without any partition, and with the timer task.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    #[must_use]
+    pub fn start(
+        log: Arc<dyn OffsetsLog>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+        settings: Settings,
+    ) -> Self {
+        let runtime = Handle::current();
+        let inner = Arc::new(Inner {
+            table: Table::default(),
+            log,
+            clock,
+            entropy,
+            partitions: AtomicI32::new(settings.partitions),
+            settings: Arc::new(settings),
+            runtime: runtime.clone(),
+            wakes_at: AtomicU64::new(Mono::NEVER.0),
+            earlier: Notify::new(),
+            stopped: watch::Sender::new(false),
+        });
+        runtime.spawn(timer(inner.clone()));
+        Self { inner }
+    }
+
+    /// Leaves all partitions and ends the tasks. Waiting requests get `NotCoordinator`.
+    pub fn stop(&self) {
+        self.inner.stopped.send_replace(true);
+        for (partition, _) in self.inner.table.all() {
+            self.resigned(partition, None);
+        }
+    }
+
+    /// How many partitions `__consumer_offsets` has. Called before the elections of its partitions.
+    pub fn set_partition_count(&self, count: i32) {
+        self.inner.partitions.store(count, Ordering::Release);
+    }
+
+    /// This broker leads `partition` since `epoch`: the shard is loaded, and takes calls once it is.
+    /// Told again, or of a higher epoch while it leads already, it keeps what it has.
+    pub fn elected(&self, partition: PartitionId, epoch: i32) {
+        if *self.inner.stopped.borrow() {
+            return;
+        }
+        if let Some(slot) = self.inner.table.elect(partition, epoch) {
+            tracing::debug!(partition, epoch, "loading groups and offsets");
+            self.inner.runtime.spawn(load(self.inner.clone(), partition, slot));
+        }
+    }
+
+    /// This broker does not lead `partition` any more, as of `epoch` (`None`: the partition is
+    /// gone). Waiting requests get `NotCoordinator`.
+    pub fn resigned(&self, partition: PartitionId, epoch: Option<i32>) {
+        let Some(slot) = self.inner.table.resign(partition, epoch) else { return };
+        let mut slot = slot.lock();
+        let mut out = Vec::new();
+        if let Role::Active(shard) = std::mem::replace(&mut slot.role, Role::Gone) {
+            shard.unload(self.inner.clock.now(), &mut out);
+            tracing::debug!(partition, epoch = slot.epoch, "unloaded groups and offsets");
+        }
+        for effect in out {
+            answer(&mut slot, effect);
+        }
+    }
+
+    /// Topics are gone, by name and id: offsets committed to them are removed, in the background.
+    pub fn topics_deleted(&self, topics: &[(Arc<str>, Uuid)]) {
+        for (partition, slot) in self.inner.table.all() {
+            // A shard that loads now gets rid of them by expiry.
+            let call = Call::TopicsDeleted(topics.to_vec());
+            if let Err(error) = self.inner.submit(partition, &slot, call) {
+                tracing::debug!(
+                    partition,
+                    error = error.name(),
+                    "offsets of topics are not removed"
+                );
+            }
+        }
+    }
+
+    /// The partitions whose groups this broker coordinates, loaded or not.
+    #[must_use]
+    pub fn coordinated(&self) -> Vec<PartitionId> {
+        self.inner.table.all().into_iter().map(|(partition, _)| partition).collect()
+    }
+
+    /// The partition of `__consumer_offsets` that keeps `group`: its leader is the coordinator.
+    #[must_use]
+    pub fn partition_of(&self, group: &str) -> PartitionId {
+        partition_for(group, self.inner.partitions.load(Ordering::Acquire))
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.inner.settings
+    }
+
+    /// Random bytes for a member id.
+    pub(super) fn unique(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        self.inner.entropy.fill(&mut bytes);
+        bytes
+    }
+
+    /// Hands `call` to the shard that keeps `group` and waits for the reply.
+    ///
+    /// # Errors
+    /// `NotCoordinator`, `CoordinatorLoadInProgress`.
+    pub(super) async fn ask(&self, group: &str, call: Call) -> Result<Reply, ErrorCode> {
+        self.ask_partition(self.partition_of(group), call).await
+    }
+
+    /// As [`Coordinators::ask`], by partition.
+    pub(super) async fn ask_partition(
+        &self,
+        partition: PartitionId,
+        call: Call,
+    ) -> Result<Reply, ErrorCode> {
+        let slot = self.inner.table.get(partition).ok_or(ErrorCode::NotCoordinator)?;
+        let reply = self.inner.submit(partition, &slot, call)?;
+        drop(slot);
+        reply.await.map_err(|_| ErrorCode::NotCoordinator)
+    }
+
+    /// Reads a loaded shard.
+    ///
+    /// # Errors
+    /// `NotCoordinator`, `CoordinatorLoadInProgress`.
+    pub(super) fn read<T>(
+        &self,
+        partition: PartitionId,
+        f: impl FnOnce(&Shard) -> T,
+    ) -> Result<T, ErrorCode> {
+        let slot = self.inner.table.get(partition).ok_or(ErrorCode::NotCoordinator)?;
+        let mut slot = slot.lock();
+        Ok(f(slot.shard()?))
+    }
+}
+
+impl Inner {
+    fn submit(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        shared: &SharedSlot<Waiter>,
+        call: Call,
+    ) -> Result<oneshot::Receiver<Reply>, ErrorCode> {
+        let mut slot = shared.lock();
+        slot.shard()?;
+        let (waiter, reply) = oneshot::channel();
+        let token = slot.park(waiter);
+        self.step(partition, shared, &mut slot, |shard, now, out| {
+            shard.handle(token, call, now, out);
+        });
+        Ok(reply)
+    }
+
+    /// Runs one step of an active shard and carries out its effects.
+    fn step(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        shared: &SharedSlot<Waiter>,
+        slot: &mut Slot<Waiter>,
+        f: impl FnOnce(&mut Shard, Now, &mut Vec<Effect>),
+    ) {
+        let now = self.clock.now();
+        let mut out = Vec::new();
+        match slot.shard() {
+            Ok(shard) => f(shard, now, &mut out),
+            Err(_) => return,
+        }
+        while !out.is_empty() {
+            for effect in std::mem::take(&mut out) {
+                let Effect::Append { ticket, records } = effect else {
+                    answer(slot, effect);
+                    continue;
+                };
+                let result = encode(&records, now.wall_ms)
+                    .and_then(|batch| self.log.append(partition, slot.epoch, batch));
+                if let Err(error) = result {
+                    tracing::warn!(partition, error = error.name(), "an append was refused");
+                }
+                if let Ok(shard) = slot.shard() {
+                    shard.appended(ticket, result, now, &mut out);
+                }
+            }
+        }
+        let Ok(shard) = slot.shard() else { return };
+        let (deadline, uncommitted) = (shard.next_deadline(), shard.first_uncommitted().is_some());
+        if deadline.0 < self.wakes_at.fetch_min(deadline.0, Ordering::AcqRel) {
+            self.earlier.notify_one();
+        }
+        if uncommitted && !slot.watching {
+            slot.watching = true;
+            self.runtime.spawn(watch_commits(self.clone(), partition, shared.clone()));
+        }
+    }
+}
+
+fn answer(slot: &mut Slot<Waiter>, effect: Effect) {
+    if let Effect::Reply { token, reply } = effect
+        && let Some(waiter) = slot.unpark(token)
+    {
+        // The client may have gone; the state stands all the same.
+        let _ = waiter.send(reply);
+    }
+}
+
+/// The timer of all shards: sleeps until the earliest deadline of any.
+async fn timer(inner: Arc<Inner>) {
+    let mut stopped = inner.stopped.subscribe();
+    while !*stopped.borrow_and_update() {
+        inner.wakes_at.store(Mono::NEVER.0, Ordering::Release);
+        let now = inner.clock.now().mono;
+        let mut earliest = Mono::NEVER;
+        for (partition, shared) in inner.table.all() {
+            let mut slot = shared.lock();
+            let due = |slot: &mut Slot<_>| slot.shard().map_or(Mono::NEVER, |s| s.next_deadline());
+            if due(&mut slot) <= now {
+                inner.step(partition, &shared, &mut slot, Shard::on_deadline);
+            }
+            earliest = earliest.min(due(&mut slot));
+        }
+        let earliest = earliest.0.min(inner.wakes_at.fetch_min(earliest.0, Ordering::AcqRel));
+        let rest = Mono(earliest).since(inner.clock.now().mono).min(TIMER_REST_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = inner.earlier.notified() => {}
+            _ = stopped.changed() => {}
+        }
+    }
+}
+
+/// Tells one shard of the high watermark until nothing of it lies above.
+async fn watch_commits(inner: Arc<Inner>, partition: PartitionId, shared: SharedSlot<Waiter>) {
+    let mut stopped = inner.stopped.subscribe();
+    loop {
+        let (epoch, offset) = {
+            let mut slot = shared.lock();
+            let Some(offset) = slot.shard().ok().and_then(|s| s.first_uncommitted()) else {
+                slot.watching = false;
+                return;
+            };
+            (slot.epoch, offset)
+        };
+        let passed = tokio::select! {
+            passed = inner.log.committed(partition, epoch, offset) => passed,
+            _ = stopped.changed() => return,
+        };
+        let mut slot = shared.lock();
+        match passed {
+            Ok(high_watermark) => inner.step(partition, &shared, &mut slot, |shard, now, out| {
+                shard.committed(high_watermark, now, out);
+            }),
+            // Elected again meanwhile: the new epoch is asked.
+            Err(_) if slot.epoch != epoch => {}
+            Err(error) => {
+                // What was written stays invisible until the resignation or the next append.
+                inner.step(partition, &shared, &mut slot, |shard, now, out| {
+                    shard.commit_lost(error, now, out);
+                });
+                slot.watching = false;
+                return;
+            }
+        }
+    }
+}
+
+/// Replays the log of a partition and makes its shard active.
+async fn load(inner: Arc<Inner>, partition: PartitionId, shared: SharedSlot<Waiter>) {
+    let began = inner.clock.now().mono;
+    let mut shard = Box::new(Shard::new(inner.settings.clone()));
+    let loaded = replay(&inner, partition, &shared, &mut shard).await;
+    let mut slot = shared.lock();
+    if !matches!(slot.role, Role::Loading) {
+        return;
+    }
+    match loaded {
+        Ok((replay, end)) => {
+            let (groups, offsets) = shard.size();
+            let took = inner.clock.now().mono.since(began);
+            if let Some(cause) = replay.first_damage {
+                let damaged = replay.damaged;
+                tracing::error!(partition, damaged, %cause, "records cannot be read; passed over");
+            }
+            let (records, passed_over) = (replay.taken, replay.passed_over);
+            if records > 0 {
+                tracing::info!(partition, groups, offsets, records, passed_over, ?took, "loaded");
+            }
+            slot.role = Role::Active(shard);
+            inner.step(partition, &shared, &mut slot, |shard, now, out| {
+                shard.loaded(end, now, out);
+            });
+        }
+        Err(error) => {
+            tracing::error!(partition, %error, "groups and offsets cannot be loaded");
+            slot.role = Role::Failed;
+        }
+    }
+}
+
+async fn replay(
+    inner: &Inner,
+    partition: PartitionId,
+    shared: &SharedSlot<Waiter>,
+    shard: &mut Shard,
+) -> Result<(Replay, i64), ReplayError> {
+    let epoch = || shared.lock().epoch;
+    let bounds = inner.log.bounds(partition, epoch()).map_err(ReplayError::Log)?;
+    let mut replay = Replay::new(bounds.start);
+    while replay.next < bounds.end && matches!(shared.lock().role, Role::Loading) {
+        let read =
+            inner.log.read(partition, epoch(), replay.next, inner.settings.load_buffer_bytes);
+        let chunk = read.await.map_err(ReplayError::Log)?;
+        replay.chunk(&chunk.bytes, chunk.high_watermark, shard, inner.clock.now())?;
+    }
+    Ok((replay, bounds.end))
+}

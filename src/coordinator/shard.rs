@@ -1,0 +1,560 @@
+//! One shard: the groups and offsets of one partition of `__consumer_offsets`. Pure.
+//!
+//! What a call decides is appended, then taken into the state, then told to the caller once the
+//! high watermark passes it; until then readers see the offsets as they were. An append that the
+//! log refuses changes nothing. An append whose high watermark does not come in time is answered
+//! with an error, but stays: it may still be committed, here or by the next leader.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    calls::{
+        Call, CommitCall, CommitReply, DeleteOffsetsCall, DeleteOffsetsReply, DescribedGroup,
+        Effect, FetchCall, JoinCall, JoinReply, LeaveCall, LeaveReply, ListedGroup, Reply,
+        SyncReply, Ticket, Token,
+    },
+    group_classic::ClassicGroup,
+    offsets::{self, Offsets},
+    ports::Appended,
+    records::{GroupMetadata, Record},
+    settings::Settings,
+    turn::{Then, Turn, append_error},
+};
+use crate::base::{ErrorCode, Mono, Now, Offset};
+
+/// Bytes of records that one append may hold, about; a larger decision becomes several appends.
+const APPEND_BYTES: usize = 512 * 1024;
+/// What a record costs beside its names, about.
+const RECORD_OVERHEAD_BYTES: usize = 64;
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard {
+    settings: Arc<Settings>,
+    groups: BTreeMap<Arc<str>, ClassicGroup>,
+    /// As last written.
+    offsets: Offsets,
+    /// Asked of the driver, without a result yet.
+    writing: BTreeMap<Ticket, Write>,
+    next_ticket: Ticket,
+    /// Written, above the high watermark; ascending by offset.
+    pending: VecDeque<Pending>,
+    /// When to wake which group.
+    wakes: BTreeSet<(Mono, Arc<str>)>,
+    /// When to look for what has expired.
+    sweep_at: Mono,
+}
+
+#[derive(Debug)]
+struct Write {
+    records: Arc<[Record]>,
+    /// To be appended after it.
+    rest: VecDeque<Arc<[Record]>>,
+    then: Then,
+}
+
+#[derive(Debug)]
+struct Pending {
+    last_offset: Offset,
+    /// The offsets before it.
+    before: Offsets,
+    /// When `then` and `reads` fail.
+    deadline: Mono,
+    then: Then,
+    /// Fetches that have seen it and are answered with it.
+    reads: Vec<(Token, Reply)>,
+}
+
+impl Shard {
+    /// A shard without groups, to be filled by [`Shard::replay`].
+    #[must_use]
+    pub fn new(settings: Arc<Settings>) -> Self {
+        Self {
+            settings,
+            groups: BTreeMap::new(),
+            offsets: Offsets::default(),
+            writing: BTreeMap::new(),
+            next_ticket: 0,
+            pending: VecDeque::new(),
+            wakes: BTreeSet::new(),
+            sweep_at: Mono::NEVER,
+        }
+    }
+
+    // Loading.
+
+    /// Takes a record of the log, in the log's order.
+    pub fn replay(&mut self, record: &Record, now: Now) {
+        if let Record::Group { group, value: Some(value) } = record {
+            let loaded = ClassicGroup::from_record(group.clone(), value, now);
+            self.groups.insert(group.clone(), loaded);
+        } else {
+            self.apply(record, now);
+        }
+    }
+
+    /// What is replayed from here on lies above the high watermark.
+    pub fn replay_uncommitted(&mut self) {
+        if self.pending.is_empty() {
+            self.push_pending(0, Mono::NEVER, Then::Nothing);
+        }
+    }
+
+    /// All records up to `end` (exclusive) are replayed: sessions begin, and calls may come.
+    pub fn loaded(&mut self, end: Offset, now: Now, out: &mut Vec<Effect>) {
+        if let Some(above) = self.pending.back_mut() {
+            above.last_offset = end - 1;
+        }
+        self.sweep_at = now.mono.after_ms(self.settings.retention_check_interval_ms);
+        self.turn(now, out, |shard, turn| {
+            for group in shard.groups.values_mut() {
+                let ids: Vec<_> = group.members.keys().cloned().collect();
+                for id in ids {
+                    group.renew_session(&id, now);
+                }
+                // The limit was lowered: a rebalance lets members commit before some are refused.
+                if group.members.len() > turn.settings.max_size {
+                    group.prepare_rebalance(turn);
+                }
+            }
+            let ids: Vec<_> = shard.groups.keys().cloned().collect();
+            for id in ids {
+                shard.arm(&id);
+            }
+        });
+    }
+
+    // Calls.
+
+    /// Takes a call. Its reply is an effect of this or of a later step, and names `token`.
+    pub fn handle(&mut self, token: Token, call: Call, now: Now, out: &mut Vec<Effect>) {
+        self.turn(now, out, |shard, turn| match call {
+            Call::Join(call) => shard.join(token, &call, turn),
+            Call::Sync(call) => {
+                let unknown = Reply::Sync(SyncReply::error(ErrorCode::UnknownMemberId));
+                let group = call.group.clone();
+                shard.with(&group, token, unknown, turn, |g, turn| g.sync(token, &call, turn));
+            }
+            Call::Heartbeat(call) => {
+                let unknown = Reply::Heartbeat(ErrorCode::UnknownMemberId);
+                let group = call.group.clone();
+                shard.with(&group, token, unknown, turn, |g, turn| {
+                    let error = g.heartbeat(&call, turn);
+                    turn.reply(token, Reply::Heartbeat(error));
+                });
+            }
+            Call::Leave(call) => shard.leave(token, &call, turn),
+            Call::Commit(call) => shard.commit(token, &call, turn),
+            Call::Fetch(call) => shard.fetch(token, &call, turn),
+            Call::DeleteGroups(groups) => shard.delete_groups(token, groups, turn),
+            Call::DeleteOffsets(call) => shard.delete_offsets(token, &call, turn),
+            Call::TopicsDeleted(topics) => {
+                let records = shard.offsets.delete_topics(&topics);
+                finish(records, token, Reply::TopicsDeleted(ErrorCode::None), turn);
+            }
+        });
+    }
+
+    /// The groups that `keep` lets through, by id.
+    pub fn list(&self, keep: impl Fn(&ListedGroup) -> bool) -> Vec<ListedGroup> {
+        self.groups.values().map(ClassicGroup::list).filter(|g| keep(g)).collect()
+    }
+
+    /// One group in full.
+    #[must_use]
+    pub fn describe(&self, group: &Arc<str>) -> DescribedGroup {
+        let unknown = || DescribedGroup {
+            group: group.clone(),
+            found: false,
+            state: "Dead",
+            protocol_type: Arc::default(),
+            protocol: Arc::default(),
+            members: Vec::new(),
+        };
+        self.groups.get(group).map_or_else(unknown, ClassicGroup::describe)
+    }
+
+    /// Groups, and offsets of all of them, for the log of the broker.
+    #[must_use]
+    pub fn size(&self) -> (usize, usize) {
+        (self.groups.len(), self.offsets.len())
+    }
+
+    // Appends.
+
+    /// The driver's answer to [`Effect::Append`].
+    pub fn appended(
+        &mut self,
+        ticket: Ticket,
+        result: Result<Appended, ErrorCode>,
+        now: Now,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(write) = self.writing.remove(&ticket) else { return };
+        self.turn(now, out, |shard, turn| match result {
+            Ok(at) => shard.written(write, at, turn),
+            Err(error) => shard.settle(write.then, Err(error), turn),
+        });
+    }
+
+    fn written(&mut self, mut write: Write, at: Appended, turn: &mut Turn<'_>) {
+        let last = write.rest.is_empty();
+        let then = match last {
+            true => std::mem::replace(&mut write.then, Then::Nothing),
+            false => Then::Nothing,
+        };
+        // Whatever the watermark has passed is settled first, so that this needs no copy.
+        self.pass(at.high_watermark, turn);
+        let committed = at.last_offset < at.high_watermark;
+        let deadline = turn.now.mono.after_ms(turn.settings.commit_timeout_ms);
+        if !committed {
+            self.push_pending(at.last_offset, deadline, Then::Nothing);
+        }
+        for record in &*write.records {
+            self.apply(record, turn.now);
+        }
+        match self.pending.back_mut() {
+            Some(above) if !committed => above.then = then,
+            _ => self.settle(then, Ok(()), turn),
+        }
+        if let Some(records) = write.rest.pop_front() {
+            self.write(Write { records, ..write }, turn.out);
+        }
+    }
+
+    fn push_pending(&mut self, last_offset: Offset, deadline: Mono, then: Then) {
+        let before = self.offsets.clone();
+        self.pending.push_back(Pending { last_offset, before, deadline, then, reads: Vec::new() });
+    }
+
+    /// The high watermark rose to `high_watermark`.
+    pub fn committed(&mut self, high_watermark: Offset, now: Now, out: &mut Vec<Effect>) {
+        self.turn(now, out, |shard, turn| shard.pass(high_watermark, turn));
+    }
+
+    fn pass(&mut self, high_watermark: Offset, turn: &mut Turn<'_>) {
+        while self.pending.front().is_some_and(|p| p.last_offset < high_watermark) {
+            let Some(done) = self.pending.pop_front() else { return };
+            self.settle(done.then, Ok(()), turn);
+            self.settle(Then::Replies(done.reads), Ok(()), turn);
+        }
+    }
+
+    /// What is written above the high watermark will not be committed by this leader.
+    pub fn commit_lost(&mut self, error: ErrorCode, now: Now, out: &mut Vec<Effect>) {
+        self.turn(now, out, |shard, turn| shard.fail_pending(Mono::NEVER, error, turn));
+    }
+
+    /// Fails what waits for the high watermark with a deadline up to `until`.
+    fn fail_pending(&mut self, until: Mono, error: ErrorCode, turn: &mut Turn<'_>) {
+        let mut failed = Vec::new();
+        for p in self.pending.iter_mut().filter(|p| p.deadline <= until) {
+            p.deadline = Mono::NEVER;
+            failed.push(std::mem::replace(&mut p.then, Then::Nothing));
+            failed.push(Then::Replies(std::mem::take(&mut p.reads)));
+        }
+        for then in failed {
+            self.settle(then, Err(error), turn);
+        }
+    }
+
+    /// The offset whose commit is awaited first.
+    #[must_use]
+    pub fn first_uncommitted(&self) -> Option<Offset> {
+        self.pending.front().map(|p| p.last_offset)
+    }
+
+    fn settle(&mut self, then: Then, result: Result<(), ErrorCode>, turn: &mut Turn<'_>) {
+        let result = result.map_err(append_error);
+        let name = match then {
+            Then::Nothing => return,
+            Then::Replies(replies) => {
+                for (token, reply) in replies {
+                    let reply = match result {
+                        Ok(()) => reply,
+                        Err(error) => reply.failed(error),
+                    };
+                    turn.reply(token, reply);
+                }
+                return;
+            }
+            Then::Created { ref group, .. } | Then::Assigned { ref group, .. } => group.clone(),
+            Then::Replaced(ref replaced) => replaced.group.clone(),
+        };
+        let Some(group) = self.groups.get_mut(&name) else { return };
+        match (then, result) {
+            (Then::Created { token, .. }, Err(error)) => group.not_created(token, error, turn),
+            (Then::Assigned { generation, assignments, .. }, Ok(())) => {
+                group.assigned(generation, &assignments, turn);
+            }
+            (Then::Assigned { generation, .. }, Err(error)) => {
+                group.not_assigned(generation, error, turn);
+            }
+            (Then::Replaced(replaced), Ok(())) => group.static_stored(&replaced, turn),
+            (Then::Replaced(replaced), Err(error)) => {
+                group.static_not_stored(&replaced, error, turn);
+            }
+            _ => {}
+        }
+        self.arm(&name);
+    }
+
+    /// Takes a record that was written. Groups live on as they are; the log holds their copy.
+    fn apply(&mut self, record: &Record, now: Now) {
+        match record {
+            Record::Offset { group, topic, partition, value } => {
+                if value.is_some() && !self.groups.contains_key(group) {
+                    self.groups.insert(group.clone(), ClassicGroup::new(group.clone(), now));
+                }
+                self.offsets.replay(group, topic, *partition, value.as_ref());
+            }
+            Record::Group { value: Some(_), .. } => {}
+            // Offsets never stand without a group.
+            Record::Group { group, value: None } if self.offsets.has(group) => {
+                self.groups.insert(group.clone(), ClassicGroup::new(group.clone(), now));
+            }
+            Record::Group { group, value: None } => {
+                self.groups.remove(group);
+            }
+        }
+    }
+
+    // Time.
+
+    /// When [`Shard::on_deadline`] has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Mono {
+        let wake = self.wakes.first().map(|(at, _)| *at);
+        let late = self.pending.iter().map(|p| p.deadline).min();
+        wake.into_iter().chain(late).fold(self.sweep_at, Mono::min)
+    }
+
+    /// Does all that is due.
+    pub fn on_deadline(&mut self, now: Now, out: &mut Vec<Effect>) {
+        self.turn(now, out, |shard, turn| {
+            while shard.wakes.first().is_some_and(|(at, _)| *at <= now.mono) {
+                let Some((at, id)) = shard.wakes.pop_first() else { break };
+                let group = shard.groups.get_mut(&id).filter(|g| g.wake_at == at);
+                let Some(group) = group else { continue };
+                group.on_deadline(turn);
+                (group.wake_at, group.earliest) = (Mono::NEVER, group.next_deadline());
+                shard.arm(&id);
+            }
+            shard.fail_pending(now.mono, ErrorCode::RequestTimedOut, turn);
+            if shard.sweep_at <= now.mono {
+                shard.sweep(turn);
+            }
+        });
+    }
+
+    /// Sees to it that a group is woken for its earliest deadline.
+    fn arm(&mut self, id: &Arc<str>) {
+        let Some(group) = self.groups.get_mut(id) else { return };
+        if group.earliest < group.wake_at {
+            self.wakes.remove(&(group.wake_at, id.clone()));
+            group.wake_at = group.earliest;
+            self.wakes.insert((group.wake_at, id.clone()));
+        }
+    }
+
+    /// Removes offsets that have expired and groups with nothing left.
+    fn sweep(&mut self, turn: &mut Turn<'_>) {
+        let interval_ms = turn.settings.retention_check_interval_ms;
+        self.sweep_at = turn.now.mono.after_ms(interval_ms);
+        let mut records = Vec::new();
+        for group in self.groups.values() {
+            let bare = self.offsets.expire(group, turn.now, turn.settings, &mut records);
+            // An id handed out is the promise of a member.
+            if bare && group.is_empty() && group.pending_joins.is_empty() {
+                records.push(Record::Group { group: group.id.clone(), value: None });
+            }
+        }
+        if !records.is_empty() {
+            turn.append(records, Then::Nothing);
+        }
+    }
+
+    /// The partition is led elsewhere from now on: everything that waits is told so.
+    pub fn unload(mut self, now: Now, out: &mut Vec<Effect>) {
+        let error = ErrorCode::NotCoordinator;
+        let settings = self.settings.clone();
+        let mut turn = Turn { now, settings: &settings, out, appends: Vec::new() };
+        for group in self.groups.values_mut() {
+            group.unload(error, &mut turn);
+        }
+        let written = std::mem::take(&mut self.pending);
+        let asked = std::mem::take(&mut self.writing).into_values().map(|w| w.then);
+        let waiting = written.into_iter().flat_map(|p| [p.then, Then::Replies(p.reads)]);
+        for then in waiting.chain(asked) {
+            if let Then::Replies(replies) = then {
+                self.settle(Then::Replies(replies), Err(error), &mut turn);
+            }
+        }
+    }
+}
+
+// The calls, one by one.
+impl Shard {
+    fn join(&mut self, token: Token, call: &JoinCall, turn: &mut Turn<'_>) {
+        let is_new = !self.groups.contains_key(&call.group);
+        if is_new && !call.member_id.is_empty() {
+            let unknown = JoinReply::error(call.member_id.clone(), ErrorCode::UnknownMemberId);
+            return turn.reply(token, Reply::Join(unknown));
+        }
+        let make = || ClassicGroup::new(call.group.clone(), turn.now);
+        let group = self.groups.entry(call.group.clone()).or_insert_with(make);
+        group.join(token, call, turn);
+        if is_new && turn.appends.is_empty() {
+            let value = GroupMetadata {
+                protocol_type: Arc::default(),
+                generation: 0,
+                protocol: None,
+                leader: None,
+                state_since_ms: group.state_since_ms.unwrap_or(-1),
+                members: Vec::new(),
+            };
+            let record = Record::Group { group: call.group.clone(), value: Some(value) };
+            turn.append(vec![record], Then::Created { group: call.group.clone(), token });
+        }
+        self.arm(&call.group);
+    }
+
+    /// Lets a group that exists do `f`, or answers `unknown`.
+    fn with(
+        &mut self,
+        id: &Arc<str>,
+        token: Token,
+        unknown: Reply,
+        turn: &mut Turn<'_>,
+        f: impl FnOnce(&mut ClassicGroup, &mut Turn<'_>),
+    ) {
+        match self.groups.get_mut(id) {
+            Some(group) => f(group, turn),
+            None => turn.reply(token, unknown),
+        }
+        self.arm(id);
+    }
+
+    fn leave(&mut self, token: Token, call: &LeaveCall, turn: &mut Turn<'_>) {
+        let error = ErrorCode::UnknownMemberId;
+        let members = call.members.iter().map(|m| (m.clone(), error)).collect();
+        let unknown = Reply::Leave(LeaveReply { error: ErrorCode::None, members });
+        self.with(&call.group, token, unknown, turn, |g, turn| g.leave(token, call, turn));
+    }
+
+    fn commit(&mut self, token: Token, call: &CommitCall, turn: &mut Turn<'_>) {
+        let accepted = match self.groups.get_mut(&call.group) {
+            Some(group) => group.accept_commit(call, turn),
+            // A client without membership; its group begins with its first offset.
+            None if call.generation < 0 => Ok(()),
+            None if call.knows_group_id_not_found => Err(ErrorCode::GroupIdNotFound),
+            None => Err(ErrorCode::IllegalGeneration),
+        };
+        self.arm(&call.group);
+        match accepted {
+            Ok(()) => {
+                let (records, reply) = offsets::commit(call, turn.now, turn.settings);
+                finish(records, token, Reply::Commit(reply), turn);
+            }
+            Err(error) => {
+                turn.reply(token, Reply::Commit(CommitReply { error, topics: Vec::new() }));
+            }
+        }
+    }
+
+    fn fetch(&mut self, token: Token, call: &FetchCall, turn: &mut Turn<'_>) {
+        match self.pending.back_mut() {
+            Some(last) if call.require_stable => {
+                if last.deadline == Mono::NEVER {
+                    last.deadline = turn.now.mono.after_ms(turn.settings.commit_timeout_ms);
+                }
+                last.reads.push((token, Reply::Fetch(self.offsets.fetch(call))));
+            }
+            _ => {
+                let seen = self.pending.front().map_or(&self.offsets, |p| &p.before);
+                turn.reply(token, Reply::Fetch(seen.fetch(call)));
+            }
+        }
+    }
+
+    fn delete_groups(&mut self, token: Token, groups: Vec<Arc<str>>, turn: &mut Turn<'_>) {
+        let (mut records, mut codes) = (Vec::new(), Vec::new());
+        for id in groups {
+            let error = match self.groups.get(&id) {
+                None => ErrorCode::GroupIdNotFound,
+                Some(group) if !group.is_empty() => ErrorCode::NonEmptyGroup,
+                Some(_) => {
+                    self.offsets.delete_group(&id, &mut records);
+                    records.push(Record::Group { group: id.clone(), value: None });
+                    ErrorCode::None
+                }
+            };
+            codes.push((id, error));
+        }
+        finish(records, token, Reply::DeleteGroups(codes), turn);
+    }
+
+    fn delete_offsets(&mut self, token: Token, call: &DeleteOffsetsCall, turn: &mut Turn<'_>) {
+        let found = self.groups.get(&call.group).ok_or(ErrorCode::GroupIdNotFound);
+        match found.and_then(|g| g.accept_offset_delete().map(|()| g)) {
+            Ok(group) => {
+                let (records, reply) = self.offsets.delete(call, group);
+                finish(records, token, Reply::DeleteOffsets(reply), turn);
+            }
+            Err(error) => {
+                let reply = DeleteOffsetsReply { error, topics: Vec::new() };
+                turn.reply(token, Reply::DeleteOffsets(reply));
+            }
+        }
+    }
+
+    /// Runs `f` and makes effects of what it wants appended.
+    fn turn(&mut self, now: Now, out: &mut Vec<Effect>, f: impl FnOnce(&mut Self, &mut Turn<'_>)) {
+        let settings = self.settings.clone();
+        let mut turn = Turn { now, settings: &settings, out, appends: Vec::new() };
+        f(self, &mut turn);
+        let appends = turn.appends;
+        for (records, then) in appends {
+            let mut rest = in_batches(records);
+            let Some(records) = rest.pop_front() else { continue };
+            self.write(Write { records, rest, then }, out);
+        }
+    }
+
+    fn write(&mut self, write: Write, out: &mut Vec<Effect>) {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        out.push(Effect::Append { ticket, records: write.records.clone() });
+        self.writing.insert(ticket, write);
+    }
+}
+
+/// Appends `records` and answers when that is committed; with none, answers at once.
+fn finish(records: Vec<Record>, token: Token, reply: Reply, turn: &mut Turn<'_>) {
+    match records.is_empty() {
+        true => turn.reply(token, reply),
+        false => turn.append(records, Then::Replies(vec![(token, reply)])),
+    }
+}
+
+/// Cuts `records` into runs that fit a batch.
+fn in_batches(records: Vec<Record>) -> VecDeque<Arc<[Record]>> {
+    let mut batches = VecDeque::new();
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    for record in records {
+        let size = RECORD_OVERHEAD_BYTES + record.len_about();
+        if bytes + size > APPEND_BYTES && !batch.is_empty() {
+            batches.push_back(std::mem::take(&mut batch).into());
+            bytes = 0;
+        }
+        bytes += size;
+        batch.push(record);
+    }
+    if !batch.is_empty() {
+        batches.push_back(batch.into());
+    }
+    batches
+}

@@ -1,0 +1,198 @@
+//! A log against a list of batches, through random appends, reads, truncations, rolls, flushes,
+//! retention, full disks, restarts and crashes.
+
+use super::{
+    Log, LogConfig, LogDir, LogError, OffsetFile, Recovery,
+    fixture::{append, at, dir, open, read_all, sim, small},
+};
+use crate::base::{Offset, TopicPartition};
+use crate::record::batch::{assign, batches};
+use crate::testing::{batches::Batch, clock::Seeded, fs::SimFs};
+use std::{collections::BTreeMap, sync::Arc};
+
+struct Model {
+    seeded: Seeded,
+    fs: SimFs,
+    dir: Arc<LogDir>,
+    config: LogConfig,
+    log: Log,
+    /// Base offset and bytes of every batch.
+    batches: Vec<(Offset, Vec<u8>)>,
+    epoch: i32,
+    ms: i64,
+}
+
+fn next_offset(bytes: &[u8]) -> Offset {
+    batches(bytes).next().unwrap().unwrap().0.next_offset()
+}
+
+impl Model {
+    fn new(seed: u64) -> Self {
+        let fs = sim(seed);
+        let dir = dir(&fs);
+        let config = small();
+        let log = open(&dir, &config, Recovery::Clean).unwrap();
+        let (seeded, batches) = (Seeded::new(seed), Vec::new());
+        Self { seeded, fs, dir, config, log, batches, epoch: 0, ms: 1000 }
+    }
+
+    fn end(&self) -> Offset {
+        self.log.log_end_offset()
+    }
+
+    fn append(&mut self) {
+        let (count, bytes) = (1 + self.seeded.below(5), self.seeded.below(300));
+        self.ms += self.seeded.below(50) as i64;
+        let stamp = self.ms - self.seeded.below(100) as i64;
+        let batch = Batch::of(count, bytes, stamp).at(0, self.epoch);
+        let end = self.end();
+        if self.seeded.one_in(20) {
+            self.fs.set_room(Some(self.seeded.below(400) as u64));
+        }
+        match append(&mut self.log, &batch, self.ms) {
+            Ok(done) => {
+                let mut bytes = batch.bytes();
+                assign(&mut bytes, end, self.epoch);
+                assert_eq!(done.base_offset, end);
+                self.batches.push((end, bytes));
+            }
+            Err(LogError::Full(_)) => assert_eq!(self.end(), end, "a full disk changes nothing"),
+            Err(e) => panic!("{e}"),
+        }
+        self.fs.free_disk();
+    }
+
+    fn replicate(&mut self) {
+        let (mut bytes, mut end) = (Vec::new(), self.end());
+        for _ in 0..1 + self.seeded.below(8) {
+            let count = 1 + self.seeded.below(4);
+            let one = Batch::of(count, self.seeded.below(900), self.ms).at(end, self.epoch).bytes();
+            end = next_offset(&one);
+            bytes.extend(&one);
+            self.batches.push((end - count as i64, one));
+        }
+        self.log.append_follower(&bytes, self.epoch, at(self.ms)).unwrap();
+        assert_eq!(self.end(), end);
+    }
+
+    fn truncate(&mut self) {
+        let keep = self.seeded.below(self.batches.len() + 1);
+        let Some((offset, _)) = self.batches.get(keep).cloned() else { return };
+        if self.log.truncate_to(offset, at(self.ms)).unwrap() {
+            self.checkpoint();
+        }
+        self.batches.truncate(keep);
+        assert_eq!(self.end(), offset);
+        self.epoch += 1;
+        self.log.begin_epoch(self.epoch, at(self.ms)).unwrap();
+    }
+
+    fn checkpoint(&self) {
+        let tp = TopicPartition::new("t", 0);
+        let points = BTreeMap::from([(tp, self.log.recovery_point())]);
+        self.dir.write_offsets(OffsetFile::RecoveryPoint, &points).unwrap();
+    }
+
+    fn flush(&mut self) {
+        self.log.flush(at(self.ms)).unwrap();
+        assert_eq!(self.log.flushed_offset(), self.end());
+        if self.seeded.one_in(2) {
+            self.checkpoint();
+        }
+    }
+
+    fn restart(&mut self) {
+        let entry = self.log.close_clean(at(self.ms)).unwrap();
+        let known = entry.filter(|_| self.seeded.one_in(2));
+        let recovery = known.map_or(Recovery::Clean, Recovery::Known);
+        self.log = open(&self.dir, &self.config, recovery).unwrap();
+    }
+
+    fn crash(&mut self) {
+        let durable = self.log.flushed_offset();
+        let power = self.seeded.one_in(2);
+        self.fs = if power { self.fs.crash() } else { self.fs.killed() };
+        let files = Arc::new(super::FileCache::new(4));
+        let path = std::path::Path::new("/data");
+        let (dir, state) = LogDir::open(Arc::new(self.fs.clone()), path, files).unwrap();
+        let point = state.recovery_points.get(&TopicPartition::new("t", 0)).copied().unwrap_or(0);
+        self.dir = dir;
+        if self.seeded.one_in(3) {
+            self.fs.fill_disk();
+        }
+        self.log = open(&self.dir, &self.config, Recovery::Unclean { recovery_point: point })
+            .unwrap();
+        self.fs.free_disk();
+        let end = self.end();
+        if power {
+            assert!(end >= durable, "flushed to {durable}, left {end}, recovery point {point}");
+            self.batches.retain(|(base, _)| *base < end);
+        }
+        assert_eq!(end, self.batches.last().map_or(0, |(_, b)| next_offset(b)));
+    }
+
+    fn check(&mut self) {
+        let max = 1 + self.seeded.below(6000);
+        assert_eq!(read_all(&mut self.log, 0, max), self.batches);
+        let at_batch = self.seeded.below(self.batches.len().max(1));
+        if let Some((base, bytes)) = self.batches.get(at_batch) {
+            let inner = base + self.seeded.below((next_offset(bytes) - base) as usize) as i64;
+            assert_eq!(read_all(&mut self.log, inner, max), self.batches[at_batch..]);
+            let upper = *base;
+            let got = self.log.read(0, upper, usize::MAX, true, at(0)).unwrap();
+            let last = self.batches[..at_batch].last();
+            assert!(got.upper <= upper && (got.bytes > 0) == last.is_some());
+        }
+        self.check_times();
+        self.check_epochs();
+    }
+
+    fn check_times(&mut self) {
+        let headers: Vec<_> =
+            self.batches.iter().map(|(_, b)| batches(b).next().unwrap().unwrap().0).collect();
+        let max = headers.iter().map(|h| h.max_timestamp).max().unwrap_or(-1);
+        assert_eq!(self.log.max_timestamp(at(0)).unwrap(), max);
+        let wanted = self.ms - self.seeded.below(2000) as i64;
+        let want = headers.iter().find(|h| h.max_timestamp >= wanted).map(|h| h.base_offset);
+        let got = self.log.batch_for_timestamp(wanted, at(0)).unwrap();
+        assert_eq!(got.map(|f| f.header.base_offset), want, "timestamp {wanted}");
+        let best = headers.iter().find(|h| h.max_timestamp == max).map(|h| h.base_offset);
+        let got = self.log.batch_with_max_timestamp(at(0)).unwrap();
+        assert_eq!(got.map(|f| f.header.base_offset), best);
+    }
+
+    fn check_epochs(&mut self) {
+        for (base, bytes) in &self.batches {
+            let header = batches(bytes).next().unwrap().unwrap().0;
+            let got = self.log.epoch_at(*base, at(0)).unwrap();
+            assert_eq!(got, Some(header.partition_leader_epoch), "epoch at {base}");
+        }
+    }
+
+    fn step(&mut self) {
+        match self.seeded.below(100) {
+            0..70 => self.append(),
+            70..78 => self.replicate(),
+            78..82 => self.truncate(),
+            82..90 => self.flush(),
+            90..94 => self.restart(),
+            94..97 => self.crash(),
+            _ => self.check(),
+        }
+    }
+}
+
+#[test]
+fn a_log_is_a_list_of_batches_whatever_happens() {
+    for seed in 0..60 {
+        let mut model = Model::new(seed);
+        for n in 0..250 {
+            // The last line printed before a panic names the step that failed.
+            println!("seed {seed} step {n}");
+            model.step();
+        }
+        model.check();
+        model.restart();
+        model.check();
+    }
+}

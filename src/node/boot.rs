@@ -1,0 +1,351 @@
+//! The start of a node, step by step, and its end: directories → quorum → image → logs → broker →
+//! listeners; then signals; then all of it in reverse (`KafkaRaftServer.scala`).
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    base::{
+        NodeId,
+        ports::{Clock, Entropy, Fs},
+    },
+    config::{ServerConfig, meta_properties::IdentityError},
+    controller::{
+        ControllerDriver, Core, Settings as CoreSettings, TopicDefaults, service_driver,
+    },
+    log::LogError,
+    metadata::Record,
+    net::NetError,
+    node::{
+        broker::{self, RunningBroker},
+        identity::{self, Directories},
+        schema::Schema,
+        shutdown,
+    },
+    os::{OsClock, OsEntropy, OsFs, limits},
+    quorum::{
+        ControllerListener, LogPolicy, MetadataSource, Observer, ObserverSettings, Quorum,
+        QuorumError, QuorumSettings, QuorumTimeouts, Voter, serve,
+    },
+    telemetry,
+};
+
+/// Why a node does not start, or ends by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The directories are not formatted, or contradict the configuration.
+    #[error(transparent)]
+    Identity(IdentityError),
+    /// No log directory can be used.
+    #[error("none of the log directories can be used: see the errors above")]
+    NoUsableDir,
+    /// A directory or log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The quorum member did not start.
+    #[error(transparent)]
+    Quorum(#[from] QuorumError),
+    /// A listener of the broker cannot be had.
+    #[error(transparent)]
+    Net(#[from] NetError),
+    /// A controller listener cannot be bound.
+    #[error("listener {listener}: cannot bind {address}: {source}")]
+    Bind {
+        /// Its name.
+        listener: String,
+        /// The address.
+        address: String,
+        /// The system's word on it.
+        source: std::io::Error,
+    },
+    /// A file cannot be read or written.
+    #[error("{0}: {1}")]
+    Io(PathBuf, #[source] std::io::Error),
+    /// The system refuses a thread, a signal handler or a runtime.
+    #[error("the system refuses: {0}")]
+    System(#[from] std::io::Error),
+    /// The bootstrap checkpoint cannot be read.
+    #[error("{0}")]
+    Bootstrap(String),
+    /// The broker could not register in time, or its controller failed for good.
+    #[error("{0}")]
+    Ended(String),
+}
+
+/// The ports, made real.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) fs: Arc<dyn Fs>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+}
+
+/// The controller half of a node.
+pub(crate) struct RunningController {
+    pub(crate) quorum: Arc<Quorum>,
+    pub(crate) driver: ControllerDriver,
+    pub(crate) listeners: Vec<ControllerListener>,
+}
+
+/// Everything that runs.
+pub(crate) struct RunningNode {
+    pub(crate) controller: Option<RunningController>,
+    pub(crate) observer: Option<Arc<Observer>>,
+    pub(crate) broker: Option<RunningBroker>,
+}
+
+/// Runs a node until a signal ends it; SIGHUP reopens the log file. `warnings` are said once.
+///
+/// # Errors
+/// Why it did not start, or ended by itself.
+pub fn run(config: ServerConfig, warnings: &[String]) -> Result<(), NodeError> {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name("vltava")
+        // Blocking work is short-lived; a large pool would only hold memory.
+        .max_blocking_threads(16)
+        .enable_all()
+        .build()?;
+    runtime.block_on(async move {
+        let world = World {
+            fs: Arc::new(OsFs),
+            clock: Arc::new(OsClock::new()),
+            entropy: Arc::new(OsEntropy),
+        };
+        let mut signals = Signals::new()?;
+        let config = Arc::new(config);
+        say_durability(&config);
+        let node = start(&config, &world).await?;
+        let took = world.clock.now().mono.since(crate::base::Mono(0));
+        tracing::info!(node = %config.node_id, ms = took.as_millis(), "started");
+        let ended = signals.wait(&node).await;
+        shutdown::stop(node, &world).await;
+        tracing::info!("stopped");
+        ended
+    })
+}
+
+/// The two durability modes are named at boot, so that nobody need guess.
+fn say_durability(config: &ServerConfig) {
+    if !config.roles.broker {
+        return;
+    }
+    if config.topic_defaults.flush_messages == 1 {
+        tracing::info!("durability: an acknowledgement waits for the disk (flush.messages=1)");
+    } else {
+        tracing::info!(
+            "durability: page cache; what is acknowledged survives a crash of the process, and of \
+             the machine by replication. flush.messages=1 makes acknowledgements wait for the disk"
+        );
+    }
+}
+
+async fn start(config: &Arc<ServerConfig>, world: &World) -> Result<RunningNode, NodeError> {
+    let open_files = limits::raise_open_files();
+    let (fs, clock, entropy) = (&world.fs, &*world.clock, &*world.entropy);
+    let mut dirs = identity::open(config, fs, clock, entropy, open_files)?;
+    let voters = voters(config, &**fs)?;
+    let controller = match config.roles.controller {
+        true => Some(start_controller(config, world, &dirs, voters.clone()).await?),
+        false => None,
+    };
+    let observer = match &controller {
+        Some(_) => None,
+        None => Some(Arc::new(Observer::start(observer_settings(config, &dirs, voters))?)),
+    };
+    let source: Option<Arc<dyn MetadataSource>> = match (&controller, &observer) {
+        (Some(c), _) => Some(Arc::clone(&c.quorum) as Arc<dyn MetadataSource>),
+        (None, Some(o)) => Some(Arc::clone(o) as Arc<dyn MetadataSource>),
+        (None, None) => None,
+    };
+    let mut node = RunningNode { controller, observer, broker: None };
+    if let (true, Some(source)) = (config.roles.broker, source) {
+        let quorum = node.controller.as_ref().map(|c| Arc::clone(&c.quorum));
+        node.broker = Some(broker::start(config, world, &mut dirs, source, quorum).await?);
+    }
+    Ok(node)
+}
+
+pub(crate) fn timeouts(config: &ServerConfig) -> QuorumTimeouts {
+    let ms = |n: i32| Duration::from_millis(u64::try_from(n).unwrap_or(0));
+    QuorumTimeouts {
+        election: ms(config.quorum.election_timeout_ms),
+        fetch: ms(config.quorum.fetch_timeout_ms),
+        request: ms(config.quorum.request_timeout_ms),
+        retry_backoff: ms(config.quorum.retry_backoff_ms),
+    }
+}
+
+/// The controllers: those of `controller.quorum.voters`, or those that formatting with
+/// `--standalone` or `--initial-controllers` wrote down.
+fn voters(config: &ServerConfig, fs: &dyn Fs) -> Result<Vec<Voter>, NodeError> {
+    if !config.voters.is_empty() {
+        let voter =
+            |v: &crate::config::Voter| Voter { id: v.id, host: v.host.clone(), port: v.port };
+        return Ok(config.voters.iter().map(voter).collect());
+    }
+    identity::written_voters(fs, &config.metadata_log_dir)
+}
+
+fn observer_settings(
+    config: &ServerConfig,
+    dirs: &Directories,
+    voters: Vec<Voter>,
+) -> ObserverSettings {
+    ObserverSettings {
+        cluster_id: dirs.cluster_id.clone(),
+        node_id: config.node_id,
+        directory_id: dirs.metadata.0,
+        voters,
+        timeouts: timeouts(config),
+    }
+}
+
+async fn start_controller(
+    config: &Arc<ServerConfig>,
+    world: &World,
+    dirs: &Directories,
+    voters: Vec<Voter>,
+) -> Result<RunningController, NodeError> {
+    let controllers = voters.iter().map(|v| v.id).collect();
+    let bootstrap = identity::bootstrap_records(&*world.fs, &config.metadata_log_dir)?;
+    let mut bound = Vec::new();
+    for listener in config.listeners.iter().filter(|l| l.for_controllers) {
+        let at = &listener.endpoint;
+        let host = if at.host.is_empty() { "0.0.0.0" } else { at.host.as_str() };
+        let socket = TcpListener::bind((host, at.port)).await;
+        bound.push(socket.map_err(|source| NodeError::Bind {
+            listener: at.name.clone(),
+            address: format!("{host}:{}", at.port),
+            source,
+        })?);
+    }
+    let settings = QuorumSettings {
+        cluster_id: dirs.cluster_id.clone(),
+        node_id: config.node_id,
+        directory_id: dirs.metadata.0,
+        voters,
+        listener_name: config.controller_listener_names.first().cloned().unwrap_or_default(),
+        timeouts: timeouts(config),
+        log: log_policy(config),
+    };
+    let dir = Arc::clone(&dirs.metadata.1);
+    let quorum = Arc::new(Quorum::start(settings, dir, Arc::clone(&world.clock)).await?);
+    let core = Core::new(core_settings(config, world, dirs, controllers, bootstrap));
+    let (driver, handle) =
+        ControllerDriver::start(core, Arc::clone(&quorum), Arc::clone(&world.clock));
+    let mut listeners = Vec::new();
+    for socket in bound {
+        let routes = service_driver::add_to(quorum.routes(), handle.clone());
+        let refuse = Arc::new(|_stream, peer| {
+            tracing::debug!(%peer, "closed: this controller listener serves nodes only");
+        });
+        listeners.push(serve(socket, routes, refuse)?);
+    }
+    Ok(RunningController { quorum, driver, listeners })
+}
+
+fn log_policy(config: &ServerConfig) -> LogPolicy {
+    let q = &config.quorum;
+    LogPolicy {
+        segment_bytes: u32::try_from(q.segment_bytes).unwrap_or(1 << 30),
+        checkpoint_bytes: u64::try_from(q.max_record_bytes_between_snapshots).unwrap_or(1),
+        checkpoint_interval: Duration::from_millis(
+            u64::try_from(q.max_snapshot_interval_ms).unwrap_or(0),
+        ),
+        ..LogPolicy::default()
+    }
+}
+
+fn core_settings(
+    config: &Arc<ServerConfig>,
+    world: &World,
+    dirs: &Directories,
+    controllers: Vec<NodeId>,
+    bootstrap: Vec<Record>,
+) -> CoreSettings {
+    let mut seed = [0; 32];
+    world.entropy.fill(&mut seed);
+    let c = &config.cluster;
+    CoreSettings {
+        node: config.node_id,
+        cluster_id: dirs.cluster_id.as_str().into(),
+        controllers,
+        session_timeout_ms: i64::from(c.session_timeout_ms),
+        rebalance_interval_ms: c
+            .auto_leader_rebalance
+            .then(|| c.leader_imbalance_check_interval_seconds.saturating_mul(1000)),
+        unclean_interval_ms: c.unclean_leader_election_interval_ms,
+        defaults: TopicDefaults {
+            num_partitions: c.num_partitions,
+            replication_factor: i16::try_from(c.default_replication_factor).unwrap_or(1),
+            min_insync_replicas: usize::try_from(c.min_insync_replicas).unwrap_or(1),
+            unclean_leader_election: c.unclean_leader_election,
+        },
+        bootstrap,
+        schema: Arc::new(Schema { settings: Arc::clone(config) }),
+        seed,
+    }
+}
+
+/// What ends a node.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    hang_up: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, NodeError> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT, or for a failure that the node cannot go on with.
+    async fn wait(&mut self, node: &RunningNode) -> Result<(), NodeError> {
+        let controller = async {
+            match &node.controller {
+                Some(c) => {
+                    let mut failed = c.driver.failed();
+                    let why = failed.wait_for(Option::is_some).await;
+                    why.map_or_else(|_| None, |w| w.clone())
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let broker = async {
+            match &node.broker {
+                Some(b) => b.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::pin!(controller, broker);
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return Ok(()),
+                _ = self.interrupt.recv() => return Ok(()),
+                _ = self.hang_up.recv() => {
+                    if let Err(e) = telemetry::reopen() {
+                        tracing::error!("the log file cannot be reopened: {e}");
+                    }
+                }
+                why = &mut controller => {
+                    let why = why.unwrap_or_else(|| "its task ended".to_owned());
+                    return Err(NodeError::Ended(format!("the controller failed: {why}")));
+                }
+                why = &mut broker => return Err(NodeError::Ended(why)),
+            }
+        }
+    }
+}

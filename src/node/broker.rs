@@ -1,0 +1,233 @@
+//! The broker half of a node: waits for the image, loads the logs, publishes, registers, and opens
+//! its listeners once it is unfenced.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use tokio::{sync::watch, task::JoinSet};
+
+use crate::{
+    base::Uuid,
+    config::ServerConfig,
+    controller::{BrokerLifecycle, BrokerSettings, BrokerState, ControllerClient},
+    coordinator::{driver::Coordinators, settings::Settings as GroupSettings},
+    log::FlushDriver,
+    metadata::{Delta, Endpoint, Image, features},
+    net::ListenerHandle,
+    node::{
+        NodeError,
+        boot::World,
+        identity::Directories,
+        loading,
+        offsets_log::ReplicaOffsetsLog,
+        publish::Publisher,
+        selftest, sockets,
+    },
+    os::limits,
+    quorum::{MetadataSource, Quorum, Subscription},
+    replica::{
+        table::{Dir, ReplicaTable},
+        upkeep_driver::{self, Intervals},
+    },
+    server::{Broker, producer_ids::ProducerIds},
+};
+
+/// Threads that sync files, for each log directory.
+const SYNC_THREADS: usize = 2;
+
+/// A broker that runs.
+pub(crate) struct RunningBroker {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) listeners: Vec<ListenerHandle>,
+    pub(crate) stop: watch::Sender<bool>,
+    pub(crate) tasks: JoinSet<()>,
+}
+
+impl RunningBroker {
+    /// Waits until the broker must end: it could not register in time.
+    pub(crate) async fn ended(&self) -> String {
+        let mut state = self.broker.lifecycle.state();
+        let _ = state.wait_for(|s| *s == BrokerState::ShuttingDown).await;
+        "the broker could not register with the controller in time, or was told to end; see above"
+            .to_owned()
+    }
+}
+
+/// Starts the broker. Returns once its listeners are open.
+pub(crate) async fn start(
+    config: &Arc<ServerConfig>,
+    world: &World,
+    dirs: &mut Directories,
+    source: Arc<dyn MetadataSource>,
+    quorum: Option<Arc<Quorum>>,
+) -> Result<RunningBroker, NodeError> {
+    // Bound early, so that port 0 is known before it is advertised; accepted from late.
+    let bound = sockets::bind(config).await?;
+    let subscription = first_image(&source).await;
+    let replicas = Arc::new(load(config, world, dirs, &subscription.image)?);
+    let log = Arc::new(ReplicaOffsetsLog(Arc::clone(&replicas)));
+    let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
+    let groups = Coordinators::start(log, clock, entropy, group_settings(config));
+    let publisher = Publisher {
+        node_id: config.node_id,
+        settings: Arc::clone(config),
+        replicas: Arc::clone(&replicas),
+        groups: groups.clone(),
+    };
+    let image = Arc::clone(&subscription.image);
+    publisher.publish(&Delta::between(&Image::default(), &image), &image);
+    let published = Arc::new(watch::Sender::new(image.position.offset));
+    let client = ControllerClient::new(source, super::boot::timeouts(config));
+    let settings = registration(config, world, dirs, &bound);
+    let lifecycle = BrokerLifecycle::start(settings, client.clone(), published.subscribe());
+    let broker = Arc::new(Broker {
+        node_id: config.node_id,
+        cluster_id: dirs.cluster_id.as_str().into(),
+        settings: Arc::clone(config),
+        replicas: Arc::clone(&replicas),
+        image: ArcSwap::new(image),
+        published,
+        controller: client,
+        lifecycle,
+        groups,
+        quorum,
+        producer_ids: ProducerIds::default(),
+        clock: Arc::clone(&world.clock),
+        entropy: Arc::clone(&world.entropy),
+    });
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow(subscription, publisher, Arc::clone(&broker)));
+    upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
+    serve_when_unfenced(&broker).await?;
+    let listeners = sockets::open(config, bound, &broker);
+    tasks.spawn(selftest::dial_back(Arc::clone(&broker)));
+    Ok(RunningBroker { broker, listeners, stop, tasks })
+}
+
+/// The first image that is worth serving from: one in which the cluster has its features.
+async fn first_image(source: &Arc<dyn MetadataSource>) -> Subscription {
+    let mut subscription = source.subscribe();
+    loop {
+        let caught_up = subscription.image.position.offset + 1 >= source.high_watermark();
+        if subscription.image.features().metadata_version().is_some() && caught_up {
+            return subscription;
+        }
+        match subscription.updates.recv().await {
+            Some(update) => subscription.image = update.image,
+            None => return subscription,
+        }
+    }
+}
+
+fn load(
+    config: &ServerConfig,
+    world: &World,
+    dirs: &mut Directories,
+    image: &Image,
+) -> Result<ReplicaTable, NodeError> {
+    let (mut parts, mut states) = (Vec::new(), Vec::new());
+    for (path, id, log_dir, state) in &mut dirs.logs {
+        parts.push(Dir {
+            log_dir: Arc::clone(log_dir),
+            id: *id,
+            name: path.display().to_string(),
+            flusher: Arc::new(FlushDriver::start(SYNC_THREADS)?),
+        });
+        states.push(std::mem::take(state));
+    }
+    dirs.previous_epoch = states.iter().filter_map(|s| s.broker_epoch).max();
+    if states.iter().any(|s| s.broker_epoch.is_none()) {
+        dirs.previous_epoch = None;
+    }
+    let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
+    let slots = config.replica.fetch_session_slots;
+    let table = ReplicaTable::new(config.node_id, parts, slots, clock, entropy);
+    let threads = config.logs.recovery_threads_per_dir;
+    let mut settings = Publisher::settings_of(config, config.node_id, image);
+    loading::load_all(&table, &states, image, threads, &mut settings);
+    Ok(table)
+}
+
+fn group_settings(config: &ServerConfig) -> GroupSettings {
+    let g = &config.group;
+    GroupSettings {
+        min_session_timeout_ms: g.min_session_timeout_ms,
+        max_session_timeout_ms: g.max_session_timeout_ms,
+        initial_rebalance_delay_ms: g.initial_rebalance_delay_ms,
+        max_size: g.max_size,
+        offsets_retention_ms: i64::from(g.offsets_retention_minutes).saturating_mul(60_000),
+        retention_check_interval_ms: g.offsets_retention_check_interval_ms,
+        commit_timeout_ms: i64::from(g.offsets_commit_timeout_ms),
+        metadata_max: usize::try_from(g.offset_metadata_max_bytes).unwrap_or(0),
+        load_buffer_bytes: g.offsets_load_buffer_bytes,
+        partitions: g.offsets_partitions,
+    }
+}
+
+fn registration(
+    config: &ServerConfig,
+    world: &World,
+    dirs: &Directories,
+    bound: &sockets::Bound,
+) -> BrokerSettings {
+    let endpoints = config.advertised_listeners.iter().map(|e| Endpoint {
+        name: e.name.as_str().into(),
+        host: if e.host.is_empty() { limits::host_name().into() } else { e.host.as_str().into() },
+        port: if e.port == 0 { bound.port_of(&e.name).unwrap_or(0) } else { e.port },
+        security_protocol: e.protocol.code(),
+    });
+    let ms = |n: i32| Duration::from_millis(u64::try_from(n).unwrap_or(0));
+    let mut log_dirs: Vec<Uuid> = dirs.logs.iter().map(|(_, id, ..)| *id).collect();
+    log_dirs.sort_unstable();
+    BrokerSettings {
+        node_id: config.node_id,
+        cluster_id: dirs.cluster_id.clone(),
+        incarnation: world.entropy.uuid(),
+        endpoints: endpoints.collect(),
+        features: features::supported().map(|(n, r)| (n.to_owned(), r)).collect(),
+        rack: config.cluster.rack.clone(),
+        log_dirs,
+        previous_broker_epoch: dirs.previous_epoch.unwrap_or(-1),
+        heartbeat_interval: ms(config.cluster.heartbeat_interval_ms),
+        registration_timeout: ms(config.cluster.initial_registration_timeout_ms),
+    }
+}
+
+fn intervals(config: &ServerConfig) -> Intervals {
+    let ms = |n: i64| Duration::from_millis(u64::try_from(n).unwrap_or(1).max(1));
+    let logs = &config.logs;
+    Intervals {
+        retention: ms(logs.retention_check_interval_ms),
+        high_watermarks: ms(config.replica.high_watermark_checkpoint_interval_ms),
+        recovery_points: ms(i64::from(logs.flush_offset_checkpoint_interval_ms)),
+        log_starts: ms(i64::from(logs.flush_start_offset_checkpoint_interval_ms)),
+        producers: ms(i64::from(logs.producer_id_expiration_check_interval_ms)),
+    }
+}
+
+/// Publishes every update in order; the image last.
+async fn follow(mut subscription: Subscription, publisher: Publisher, broker: Arc<Broker>) {
+    while let Some(update) = subscription.updates.recv().await {
+        publisher.publish(&update.delta, &update.image);
+        let offset = update.image.position.offset;
+        broker.image.store(update.image);
+        broker.published.send_replace(offset);
+    }
+}
+
+/// Tells the controller that this broker can serve, and waits until it may.
+async fn serve_when_unfenced(broker: &Broker) -> Result<(), NodeError> {
+    broker.lifecycle.set_ready();
+    let mut state = broker.lifecycle.state();
+    let reached = state
+        .wait_for(|s| matches!(s, BrokerState::Running | BrokerState::ShuttingDown))
+        .await
+        .map(|s| *s);
+    match reached {
+        Ok(BrokerState::Running) => Ok(()),
+        _ => Err(NodeError::Ended(
+            "the broker could not register with the controller; the reason is above".to_owned(),
+        )),
+    }
+}

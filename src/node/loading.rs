@@ -1,0 +1,127 @@
+//! Loading of the partition logs at boot: in parallel, a few threads a directory; after an unclean
+//! stop with recovery. What the image does not know is set aside as stray, never deleted.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use crate::{
+    base::{TopicPartition, Uuid},
+    log::{CleanEntry, DirState, Log, LogError, LogInit, Recovery, names::Fate},
+    metadata::Image,
+    replica::{partition::Partition, settings::PartitionSettings, table::ReplicaTable},
+};
+
+/// One log to open.
+struct Job {
+    tp: TopicPartition,
+    topic_id: Uuid,
+    known: Option<CleanEntry>,
+    settings: Arc<PartitionSettings>,
+}
+
+/// Opens every partition that lies in the directories and that the image gives to this broker, and
+/// puts it into `table`. `states` are the directories' contents, in the order of the table's.
+pub(crate) fn load_all(
+    table: &ReplicaTable,
+    states: &[DirState],
+    image: &Image,
+    threads_per_dir: usize,
+    settings: &mut dyn FnMut(&str) -> Arc<PartitionSettings>,
+) {
+    let mut plans: Vec<VecDeque<Job>> = Vec::new();
+    for (dir, state) in states.iter().enumerate() {
+        plans.push(plan(table, dir, state, image, settings));
+    }
+    std::thread::scope(|scope| {
+        for (dir, (state, jobs)) in states.iter().zip(plans).enumerate() {
+            let workers = threads_per_dir.max(1).min(jobs.len());
+            let jobs = Arc::new(Mutex::new(jobs));
+            for _ in 0..workers {
+                let jobs = Arc::clone(&jobs);
+                scope.spawn(move || {
+                    loop {
+                        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                        let Some(job) = job else { break };
+                        open(table, dir, state, job);
+                    }
+                });
+            }
+        }
+    });
+}
+
+fn plan(
+    table: &ReplicaTable,
+    dir: usize,
+    state: &DirState,
+    image: &Image,
+    settings: &mut dyn FnMut(&str) -> Arc<PartitionSettings>,
+) -> VecDeque<Job> {
+    let mut jobs = VecDeque::new();
+    let mut cache: BTreeMap<Arc<str>, Arc<PartitionSettings>> = BTreeMap::new();
+    for found in &state.partitions {
+        let topic = image.topics().by_name(&found.tp.topic);
+        let mine = topic.filter(|t| {
+            t.partition(found.tp.partition).is_some_and(|p| p.has_replica(table.node_id))
+        });
+        let Some(topic) = mine else {
+            set_aside(table, dir, &found.tp, "the cluster has no such partition here");
+            continue;
+        };
+        let settings = cache
+            .entry(Arc::clone(&topic.name))
+            .or_insert_with(|| settings(&topic.name));
+        jobs.push_back(Job {
+            tp: TopicPartition::new(Arc::clone(&topic.name), found.tp.partition),
+            topic_id: topic.id,
+            known: found.known,
+            settings: Arc::clone(settings),
+        });
+    }
+    let (log_dir, now) = (&table.dirs()[dir].log_dir, table.clock.now());
+    for leftover in state.leftovers.iter().filter(|l| l.fate == Fate::Delete) {
+        log_dir.remove_leftover(leftover, now.mono);
+    }
+    jobs
+}
+
+fn open(table: &ReplicaTable, dir: usize, state: &DirState, job: Job) {
+    let recovery = match (state.clean, job.known) {
+        (true, Some(entry)) => Recovery::Known(entry),
+        (true, None) => Recovery::Clean,
+        (false, _) => Recovery::Unclean {
+            recovery_point: state.recovery_points.get(&job.tp).copied().unwrap_or(0),
+        },
+    };
+    let init = LogInit {
+        tp: job.tp.clone(),
+        topic_id: Some(job.topic_id),
+        config: Arc::clone(&job.settings.log),
+        log_start: state.log_starts.get(&job.tp).copied().unwrap_or(0),
+        recovery,
+    };
+    let log_dir = Arc::clone(&table.dirs()[dir].log_dir);
+    match Log::open(log_dir, init, table.clock.now()) {
+        Ok(log) => {
+            let start = log.log_start_offset();
+            let mark = state.high_watermarks.get(&job.tp).copied().unwrap_or(start);
+            let partition = Partition::new(table.node_id, log, job.settings, mark);
+            table.add(&job.tp, job.topic_id, dir, partition);
+        }
+        Err(LogError::InconsistentTopicId { .. }) => {
+            set_aside(table, dir, &job.tp, "it belongs to another topic of the same name");
+        }
+        Err(e) => tracing::error!(partition = %job.tp, "cannot open the log: {e}"),
+    }
+}
+
+fn set_aside(table: &ReplicaTable, dir: usize, tp: &TopicPartition, why: &str) {
+    let (now, unique) = (table.clock.now(), table.entropy.uuid());
+    let log_dir = &table.dirs()[dir].log_dir;
+    tracing::warn!(partition = %tp, "set aside as stray: {why}");
+    if let Err(e) = log_dir.retire(tp, Fate::Stray, unique, 0, now) {
+        tracing::error!(partition = %tp, "cannot set the stray directory aside: {e}");
+    }
+}

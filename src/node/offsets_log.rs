@@ -1,0 +1,110 @@
+//! The log of `__consumer_offsets` as group coordinators want it, over the replica table.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::future::{BoxFuture, FutureExt as _, ready};
+
+use crate::{
+    base::{ErrorCode, Offset, PartitionId},
+    coordinator::ports::{Appended, Bounds, Chunk, OffsetsLog},
+    record::validate::Validated,
+    replica::table::{ReplicaTable, Slot},
+};
+
+/// The topic that groups live in.
+pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// See the file's head.
+#[derive(Debug)]
+pub(crate) struct ReplicaOffsetsLog(pub(crate) Arc<ReplicaTable>);
+
+impl ReplicaOffsetsLog {
+    fn slot(&self, partition: PartitionId, leader_epoch: i32) -> Result<Arc<Slot>, ErrorCode> {
+        let slot = self.0.by_name(OFFSETS_TOPIC, partition);
+        let slot = slot.ok_or(ErrorCode::NotLeaderOrFollower)?;
+        let state = slot.lock();
+        if !state.leads() || state.leader_epoch() != leader_epoch {
+            return Err(ErrorCode::NotLeaderOrFollower);
+        }
+        drop(state);
+        Ok(slot)
+    }
+
+    fn read_now(
+        &self,
+        partition: PartitionId,
+        leader_epoch: i32,
+        offset: Offset,
+        max_bytes: usize,
+    ) -> Result<Chunk, ErrorCode> {
+        let slot = self.slot(partition, leader_epoch)?;
+        let (slices, len, high_watermark) = {
+            let mut state = slot.lock();
+            let end = state.log.log_end_offset();
+            let now = self.0.clock.now();
+            let read = state.log.read(offset, end, max_bytes, true, now).map_err(|e| {
+                crate::replica::partition::Refusal::from(e).code
+            })?;
+            (read.slices, read.bytes, state.high_watermark())
+        };
+        let mut bytes = BytesMut::zeroed(len);
+        let mut at = 0;
+        for slice in slices {
+            let part = bytes.get_mut(at..at + slice.len).ok_or(ErrorCode::KafkaStorageError)?;
+            slice.file.read_exact_at(part, slice.pos).map_err(|_| ErrorCode::KafkaStorageError)?;
+            at += slice.len;
+        }
+        Ok(Chunk { bytes: bytes.freeze(), high_watermark })
+    }
+}
+
+impl OffsetsLog for ReplicaOffsetsLog {
+    fn append(
+        &self,
+        partition: PartitionId,
+        leader_epoch: i32,
+        batch: Bytes,
+    ) -> Result<Appended, ErrorCode> {
+        let slot = self.slot(partition, leader_epoch)?;
+        let batch = Validated::built(batch).map_err(|_| ErrorCode::CorruptMessage)?;
+        let done = self.0.append_own(&slot, &batch, leader_epoch);
+        let (last_offset, high_watermark) = done.map_err(|r| r.code)?;
+        Ok(Appended { last_offset, high_watermark })
+    }
+
+    fn committed(
+        &self,
+        partition: PartitionId,
+        leader_epoch: i32,
+        offset: Offset,
+    ) -> BoxFuture<'static, Result<Offset, ErrorCode>> {
+        let slot = match self.slot(partition, leader_epoch) {
+            Ok(slot) => slot,
+            Err(code) => return ready(Err(code)).boxed(),
+        };
+        let mut state = slot.lock();
+        match state.await_committed(offset) {
+            None => ready(Ok(state.high_watermark())).boxed(),
+            Some(wait) => {
+                async move { wait.await.unwrap_or(Err(ErrorCode::NotLeaderOrFollower)) }.boxed()
+            }
+        }
+    }
+
+    fn bounds(&self, partition: PartitionId, leader_epoch: i32) -> Result<Bounds, ErrorCode> {
+        let slot = self.slot(partition, leader_epoch)?;
+        let state = slot.lock();
+        Ok(Bounds { start: state.log.log_start_offset(), end: state.log.log_end_offset() })
+    }
+
+    fn read(
+        &self,
+        partition: PartitionId,
+        leader_epoch: i32,
+        offset: Offset,
+        max_bytes: usize,
+    ) -> BoxFuture<'static, Result<Chunk, ErrorCode>> {
+        ready(self.read_now(partition, leader_epoch, offset, max_bytes)).boxed()
+    }
+}

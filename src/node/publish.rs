@@ -1,0 +1,93 @@
+//! From metadata to the broker, in a fixed order: replicas, coordinators, and last the image that
+//! requests are answered from, so that no client is told of a leader that has not taken office.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use crate::{
+    base::NodeId,
+    config::ServerConfig,
+    coordinator::driver::Coordinators,
+    metadata::{Delta, Image, ResourceType},
+    node::{offsets_log::OFFSETS_TOPIC, schema},
+    replica::{publish::Office, settings::PartitionSettings, table::ReplicaTable},
+};
+
+/// What an update reaches.
+#[derive(Debug)]
+pub(crate) struct Publisher {
+    pub(crate) node_id: NodeId,
+    pub(crate) settings: Arc<ServerConfig>,
+    pub(crate) replicas: Arc<ReplicaTable>,
+    pub(crate) groups: Coordinators,
+}
+
+impl Publisher {
+    /// The settings of topics under `image`, each resolved once.
+    pub(crate) fn settings_of<'a>(
+        settings: &ServerConfig,
+        node_id: NodeId,
+        image: &'a Image,
+    ) -> impl FnMut(&str) -> Arc<PartitionSettings> + 'a {
+        let layers = schema::layers(settings, node_id, image);
+        let expiry = i64::from(settings.logs.producer_id_expiration_ms);
+        let mut cache: BTreeMap<String, Arc<PartitionSettings>> = BTreeMap::new();
+        move |topic| {
+            let make = || schema::partition_settings(&layers, image, topic, expiry);
+            Arc::clone(cache.entry(topic.to_owned()).or_insert_with(make))
+        }
+    }
+
+    /// Brings replicas and coordinators in line with `delta`, whose result is `image`. The caller
+    /// then shows the image.
+    pub(crate) fn publish(&self, delta: &Delta, image: &Image) {
+        let mut settings = Self::settings_of(&self.settings, self.node_id, image);
+        let offices = self.replicas.publish(delta, &mut settings);
+        self.tell_coordinators(delta, image, &offices);
+        self.reconfigure(delta, image, &mut settings);
+    }
+
+    fn tell_coordinators(&self, delta: &Delta, image: &Image, offices: &[Office]) {
+        if let Some(topic) = image.topics().by_name(OFFSETS_TOPIC) {
+            self.groups.set_partition_count(topic.partition_count());
+        }
+        for office in offices.iter().filter(|o| &*o.topic == OFFSETS_TOPIC) {
+            if office.leads {
+                self.groups.elected(office.partition, office.leader_epoch);
+            } else {
+                self.groups.resigned(office.partition, Some(office.leader_epoch));
+            }
+        }
+        let gone: Vec<_> =
+            delta.deleted_topics().map(|t| (Arc::clone(&t.name), t.id)).collect();
+        if !gone.is_empty() {
+            self.groups.topics_deleted(&gone);
+        }
+    }
+
+    fn reconfigure(
+        &self,
+        delta: &Delta,
+        image: &Image,
+        settings: &mut dyn FnMut(&str) -> Arc<PartitionSettings>,
+    ) {
+        let mut topics: BTreeSet<Arc<str>> = BTreeSet::new();
+        for resource in delta.changed_configs() {
+            match resource.kind {
+                ResourceType::Topic => _ = topics.insert(Arc::clone(&resource.name)),
+                // Defaults of all topics may hang on it.
+                ResourceType::Broker => {
+                    topics.extend(image.topics().iter().map(|t| Arc::clone(&t.name)));
+                }
+                ResourceType::ClientMetrics | ResourceType::Group => {}
+            }
+        }
+        for name in topics {
+            if let Some(id) = image.topics().id_of(&name) {
+                self.replicas.configure(id, &settings(&name));
+            }
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! The broker's listeners, from the configuration to open sockets.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use crate::{
+    config::ServerConfig,
+    net::{
+        ConnLimits, ConnectionLimits, ConnectionQuota, Listener, ListenerConfig, ListenerHandle,
+        Memory, Shared,
+    },
+    node::NodeError,
+    server::{Broker, Clients},
+};
+
+/// Memory for requests if `queued.max.request.bytes` leaves it open: enough for many producers at
+/// full speed, small beside the page cache that holds the data.
+const REQUEST_MEMORY_BYTES: usize = 64 << 20;
+
+/// Sockets that are bound and not yet served.
+pub(crate) struct Bound(Vec<Listener>, Vec<Arc<str>>);
+
+impl Bound {
+    /// The port that the listener of this name has.
+    pub(crate) fn port_of(&self, name: &str) -> Option<u16> {
+        let at = self.1.iter().position(|n| **n == *name)?;
+        self.0.get(at).map(|l| l.address().port())
+    }
+}
+
+fn size(n: i32) -> Option<u32> {
+    u32::try_from(n).ok()
+}
+
+/// Binds every listener that is not the controllers'.
+pub(crate) async fn bind(config: &ServerConfig) -> Result<Bound, NodeError> {
+    let (mut listeners, mut names) = (Vec::new(), Vec::new());
+    for l in config.listeners.iter().filter(|l| !l.for_controllers) {
+        let at = &l.endpoint;
+        let name: Arc<str> = at.name.as_str().into();
+        let mut terms = ListenerConfig::new(Arc::clone(&name), at.host.clone(), at.port);
+        terms.backlog = size(config.net.backlog).unwrap_or(50);
+        terms.send_buffer_bytes = size(config.net.send_buffer_bytes);
+        terms.receive_buffer_bytes = size(config.net.receive_buffer_bytes);
+        terms.congestion_control.clone_from(&l.congestion_control);
+        let idle = u64::try_from(config.net.connections_max_idle_ms).unwrap_or(u64::MAX);
+        terms.conn = ConnLimits {
+            frame_bytes_max: config.net.request_max_bytes,
+            idle: Duration::from_millis(idle),
+            ..ConnLimits::default()
+        };
+        listeners.push(Listener::bind(terms).await?);
+        names.push(name);
+    }
+    Ok(Bound(listeners, names))
+}
+
+/// Lets clients in.
+pub(crate) fn open(
+    config: &ServerConfig,
+    bound: Bound,
+    broker: &Arc<Broker>,
+) -> Vec<ListenerHandle> {
+    let asked = usize::try_from(config.net.queued_max_request_bytes).ok().filter(|n| *n > 0);
+    let frame_max = config.net.request_max_bytes;
+    let memory = Memory::new(asked.unwrap_or(REQUEST_MEMORY_BYTES), frame_max);
+    let overrides: BTreeMap<IpAddr, usize> = config
+        .max_connections_per_ip_overrides
+        .iter()
+        .filter_map(|(host, n)| Some((host.parse().ok()?, *n)))
+        .collect();
+    let quota = ConnectionQuota::new(ConnectionLimits {
+        total: config.net.max_connections,
+        per_ip: config.net.max_connections_per_ip,
+        overrides,
+    });
+    let shared = Shared { memory: Arc::new(memory), quota: Arc::new(quota) };
+    let serve = |listener: Listener| {
+        let service = Arc::new(Clients { broker: Arc::clone(broker) });
+        listener.serve(service, shared.clone())
+    };
+    bound.0.into_iter().map(serve).collect()
+}

@@ -1,0 +1,116 @@
+//! From metadata to replicas: what a delta means for this broker. Pure but for the logs' files.
+
+use std::sync::Arc;
+
+use super::{partition::Partition, settings::PartitionSettings, table::ReplicaTable};
+use crate::{
+    base::{PartitionId, TopicPartition, Uuid},
+    log::{Log, names::Fate},
+    metadata::{Delta, PartitionDiff, PartitionRegistration},
+};
+
+/// A partition that this broker began or ceased to lead: coordinators live on those.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Office {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: PartitionId,
+    /// The epoch it leads under, or of the leader that follows it.
+    pub leader_epoch: i32,
+    /// Whether it leads.
+    pub leads: bool,
+}
+
+impl ReplicaTable {
+    /// Brings the replicas in line with `delta`: makes new ones, gives and takes office, retires
+    /// those that went. `settings` gives the settings of a topic.
+    pub fn publish(
+        &self,
+        delta: &Delta,
+        settings: &mut dyn FnMut(&str) -> Arc<PartitionSettings>,
+    ) -> Vec<Office> {
+        let mut offices = Vec::new();
+        for diff in delta.changed_partitions() {
+            let mine = |p: Option<&PartitionRegistration>| {
+                p.is_some_and(|p| p.has_replica(self.node_id))
+            };
+            match diff.new.filter(|p| p.has_replica(self.node_id)) {
+                Some(new) => self.take_on(&diff, new, settings, &mut offices),
+                None if mine(diff.old) => self.let_go(&diff, &mut offices),
+                None => {}
+            }
+        }
+        offices
+    }
+
+    fn take_on(
+        &self,
+        diff: &PartitionDiff<'_>,
+        new: &PartitionRegistration,
+        settings: &mut dyn FnMut(&str) -> Arc<PartitionSettings>,
+        offices: &mut Vec<Office>,
+    ) {
+        if self.by_id(diff.topic_id, diff.partition).is_none() {
+            let id = TopicPartition::new(Arc::clone(diff.topic), diff.partition);
+            self.make(&id, diff.topic_id, settings(diff.topic));
+        }
+        let Some(slot) = self.by_id(diff.topic_id, diff.partition) else { return };
+        let mut partition = slot.lock();
+        let led = partition.leads();
+        let leads = new.leader == Some(self.node_id);
+        let news = led != leads || partition.leader_epoch() != new.leader_epoch;
+        if leads {
+            partition.lead(new);
+        } else if led || partition.leader_epoch() != new.leader_epoch {
+            partition.resign(new.leader_epoch);
+        }
+        if news && (led || leads) {
+            offices.push(Office {
+                topic: Arc::clone(diff.topic),
+                partition: diff.partition,
+                leader_epoch: new.leader_epoch,
+                leads,
+            });
+        }
+    }
+
+    fn make(&self, id: &TopicPartition, topic_id: Uuid, settings: Arc<PartitionSettings>) {
+        let Some(dir) = self.roomiest_dir() else {
+            tracing::error!(partition = %id, "no log directory is online: the replica is not made");
+            return;
+        };
+        let log_dir = Arc::clone(&self.dirs()[dir].log_dir);
+        let config = Arc::clone(&settings.log);
+        let log = Log::create(log_dir, id.clone(), Some(topic_id), config, self.clock.now());
+        self.add(id, topic_id, dir, Partition::new(self.node_id, log, settings, 0));
+    }
+
+    fn let_go(&self, diff: &PartitionDiff<'_>, offices: &mut Vec<Office>) {
+        let Some(slot) = self.remove(diff.topic_id, diff.partition) else { return };
+        let mut partition = slot.lock();
+        if partition.leads() {
+            offices.push(Office {
+                topic: Arc::clone(diff.topic),
+                partition: diff.partition,
+                leader_epoch: partition.leader_epoch(),
+                leads: false,
+            });
+        }
+        partition.resign(i32::MAX);
+        partition.log.close_files();
+        let delay = partition.log.config().file_delete_delay_ms;
+        let dir = &self.dirs()[slot.dir].log_dir;
+        let (now, unique) = (self.clock.now(), self.entropy.uuid());
+        if let Err(e) = dir.retire(&slot.id(), Fate::Delete, unique, delay, now) {
+            tracing::error!(partition = %slot.id(), "cannot delete the replica: {e}");
+        }
+    }
+
+    /// Gives changed settings to the replicas of `topic`.
+    pub fn configure(&self, topic: Uuid, settings: &Arc<PartitionSettings>) {
+        for slot in self.of_topic(topic) {
+            slot.lock().configure(Arc::clone(settings));
+        }
+    }
+}

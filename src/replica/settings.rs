@@ -1,0 +1,24 @@
+//! What one topic's configuration means for its replicas, resolved once and shared by them.
+
+use std::sync::Arc;
+
+use crate::{log::LogConfig, record::Rules};
+
+/// The settings of a topic's partitions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionSettings {
+    /// What a produced batch must be like.
+    pub rules: Rules,
+    /// Segments, retention, flushing.
+    pub log: Arc<LogConfig>,
+    /// `min.insync.replicas`.
+    pub min_insync_replicas: usize,
+}
+
+impl PartitionSettings {
+    /// Whether an acknowledgement waits for `fdatasync` (`flush.messages=1`).
+    #[must_use]
+    pub fn durable(&self) -> bool {
+        self.log.flush_messages == 1
+    }
+}

@@ -1,0 +1,315 @@
+//! All replicas of this broker by topic and partition, behind the only locks of this room: the
+//! table (read), then one partition. Never two partitions, never across a wait.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+};
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+
+use super::{
+    fetch_session::FetchSessions,
+    partition::{Committed, Partition, Receipt, Refusal},
+};
+use crate::{
+    base::{
+        NodeId, Now, Offset, PartitionId, TopicPartition, Uuid,
+        ports::{Clock, Entropy},
+    },
+    log::{FlushDriver, FlushMark, LogDir, LogError},
+    record::{Scratch, Validated},
+};
+
+thread_local! {
+    /// Room to inflate in, one a thread: no batch allocates its own.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// One replica and its lock.
+#[derive(Debug)]
+pub struct Slot {
+    /// The topic's name.
+    pub topic: Arc<str>,
+    /// The topic's id.
+    pub topic_id: Uuid,
+    /// The partition's number.
+    pub partition: PartitionId,
+    /// Which of the table's directories it lives in.
+    pub dir: usize,
+    state: Mutex<Partition>,
+}
+
+impl Slot {
+    /// Locks the partition. A panic in another holder aborts the process, so a poisoned lock is
+    /// one whose holder was a test's.
+    pub fn lock(&self) -> MutexGuard<'_, Partition> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its topic and number.
+    #[must_use]
+    pub fn id(&self) -> TopicPartition {
+        TopicPartition::new(Arc::clone(&self.topic), self.partition)
+    }
+}
+
+/// A log directory of this broker.
+#[derive(Debug)]
+pub struct Dir {
+    /// The directory.
+    pub log_dir: Arc<LogDir>,
+    /// Its id in `meta.properties`.
+    pub id: Uuid,
+    /// Its name as the configuration has it.
+    pub name: String,
+    /// The group commit of this directory.
+    pub flusher: Arc<FlushDriver>,
+}
+
+#[derive(Debug, Default)]
+struct Slots {
+    by_name: BTreeMap<Arc<str>, Uuid>,
+    by_id: BTreeMap<(Uuid, PartitionId), Arc<Slot>>,
+}
+
+/// What acks ask to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acks {
+    /// 0: nothing is answered.
+    None,
+    /// 1: the leader has it; in the durable mode on disk.
+    Leader,
+    /// -1: the in-sync replicas have it.
+    All,
+}
+
+impl Acks {
+    /// The meaning of the number; `None` for any but -1, 0 and 1.
+    #[must_use]
+    pub fn from_wire(acks: i16) -> Option<Self> {
+        match acks {
+            0 => Some(Self::None),
+            1 => Some(Self::Leader),
+            -1 => Some(Self::All),
+            _ => None,
+        }
+    }
+}
+
+/// All replicas of this broker.
+#[derive(Debug)]
+pub struct ReplicaTable {
+    /// This node.
+    pub node_id: NodeId,
+    dirs: Vec<Dir>,
+    slots: RwLock<Slots>,
+    sessions: Mutex<FetchSessions>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Random bytes.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl ReplicaTable {
+    /// An empty table over `dirs`, with room for `sessions_max` fetch sessions.
+    #[must_use]
+    pub fn new(
+        node_id: NodeId,
+        dirs: Vec<Dir>,
+        sessions_max: usize,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        Self {
+            node_id,
+            dirs,
+            slots: RwLock::default(),
+            sessions: Mutex::new(FetchSessions::new(sessions_max)),
+            clock,
+            entropy,
+        }
+    }
+
+    /// The log directories, in the order of the configuration.
+    #[must_use]
+    pub fn dirs(&self) -> &[Dir] {
+        &self.dirs
+    }
+
+    /// The fetch sessions.
+    pub fn sessions(&self) -> MutexGuard<'_, FetchSessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn read_slots(&self) -> std::sync::RwLockReadGuard<'_, Slots> {
+        self.slots.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_slots(&self) -> std::sync::RwLockWriteGuard<'_, Slots> {
+        self.slots.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The replica of a partition by its topic's name.
+    #[must_use]
+    pub fn by_name(&self, topic: &str, partition: PartitionId) -> Option<Arc<Slot>> {
+        let slots = self.read_slots();
+        let id = *slots.by_name.get(topic)?;
+        slots.by_id.get(&(id, partition)).cloned()
+    }
+
+    /// The replica of a partition by its topic's id.
+    #[must_use]
+    pub fn by_id(&self, topic: Uuid, partition: PartitionId) -> Option<Arc<Slot>> {
+        self.read_slots().by_id.get(&(topic, partition)).cloned()
+    }
+
+    /// All replicas, by topic id and partition.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<Slot>> {
+        self.read_slots().by_id.values().cloned().collect()
+    }
+
+    /// The replicas of one topic.
+    #[must_use]
+    pub fn of_topic(&self, topic: Uuid) -> Vec<Arc<Slot>> {
+        let slots = self.read_slots();
+        let range = (topic, PartitionId::MIN)..=(topic, PartitionId::MAX);
+        slots.by_id.range(range).map(|(_, s)| Arc::clone(s)).collect()
+    }
+
+    /// How many replicas there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.read_slots().by_id.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The directory for a new replica: the one that is online and has the fewest
+    /// (`LogManager.nextLogDirs`). `None` if all failed.
+    #[must_use]
+    pub fn roomiest_dir(&self) -> Option<usize> {
+        let mut counts = vec![0_usize; self.dirs.len()];
+        if self.dirs.len() > 1 {
+            for slot in self.read_slots().by_id.values() {
+                counts[slot.dir] += 1;
+            }
+        }
+        (0..self.dirs.len())
+            .filter(|d| self.dirs[*d].log_dir.offline_reason().is_none())
+            .min_by_key(|d| counts[*d])
+    }
+
+    /// Adds a replica; one that is there already is replaced.
+    pub fn add(&self, id: &TopicPartition, topic_id: Uuid, dir: usize, state: Partition) {
+        let slot = Arc::new(Slot {
+            topic: Arc::clone(&id.topic),
+            topic_id,
+            partition: id.partition,
+            dir,
+            state: Mutex::new(state),
+        });
+        let mut slots = self.write_slots();
+        slots.by_name.insert(Arc::clone(&id.topic), topic_id);
+        slots.by_id.insert((topic_id, id.partition), slot);
+    }
+
+    /// Takes a replica out.
+    pub fn remove(&self, topic: Uuid, partition: PartitionId) -> Option<Arc<Slot>> {
+        let mut slots = self.write_slots();
+        let slot = slots.by_id.remove(&(topic, partition))?;
+        let range = (topic, PartitionId::MIN)..=(topic, PartitionId::MAX);
+        if slots.by_id.range(range).next().is_none() && slots.by_name.get(&slot.topic) == Some(&topic)
+        {
+            slots.by_name.remove(&slot.topic);
+        }
+        Some(slot)
+    }
+
+    /// Appends the batch of one partition of a Produce request; with it comes what to wait for
+    /// before the answer, if anything.
+    ///
+    /// # Errors
+    /// What the client is told; nothing was written.
+    pub fn produce(
+        &self,
+        slot: &Arc<Slot>,
+        records: &Bytes,
+        acks: Acks,
+        api_version: i16,
+        now: Now,
+    ) -> Result<(Receipt, Option<oneshot::Receiver<Committed>>), Refusal> {
+        let (done, wait, durable) = SCRATCH.with_borrow_mut(|scratch| {
+            let mut partition = slot.lock();
+            let all = acks == Acks::All;
+            let receipt = partition.produce(records, all, api_version, now, scratch)?;
+            let wait = match acks {
+                Acks::None => None,
+                Acks::Leader => partition.await_flushed(receipt.last_offset),
+                Acks::All => partition.await_committed(receipt.last_offset),
+            };
+            Ok::<_, Refusal>((receipt, wait, partition.flush_due(now)))
+        })?;
+        if durable {
+            self.flush(slot);
+        }
+        Ok((done, wait))
+    }
+
+    /// Appends a batch that this broker built, with acks=all. Returns the last offset and the high
+    /// watermark.
+    ///
+    /// # Errors
+    /// As a producer would be told.
+    pub fn append_own(
+        &self,
+        slot: &Arc<Slot>,
+        batch: &Validated,
+        leader_epoch: i32,
+    ) -> Result<(Offset, Offset), Refusal> {
+        let now = self.clock.now();
+        let (last, high_watermark, due) = {
+            let mut partition = slot.lock();
+            let receipt = partition.append_own(batch, leader_epoch, now)?;
+            (receipt.last_offset, partition.high_watermark(), partition.flush_due(now))
+        };
+        if due {
+            self.flush(slot);
+        }
+        Ok((last, high_watermark))
+    }
+
+    /// Asks for a flush of `slot`; whoever waits is told when it is done. While one is under way
+    /// the request joins the next, which covers all that came meanwhile: group commit.
+    pub fn flush(&self, slot: &Arc<Slot>) {
+        let flusher = Arc::downgrade(&self.dirs[slot.dir].flusher);
+        begin_flush(slot, flusher, &self.clock);
+    }
+}
+
+fn begin_flush(slot: &Arc<Slot>, flusher: Weak<FlushDriver>, clock: &Arc<dyn Clock>) {
+    // Without a driver the process is stopping; the clean stop flushes.
+    let Some(driver) = flusher.upgrade() else { return };
+    let Some(ticket) = slot.lock().begin_flush() else { return };
+    let (slot, clock) = (Arc::clone(slot), Arc::clone(clock));
+    driver.submit(ticket, Box::new(move |done| end_flush(&slot, flusher, &clock, done)));
+}
+
+fn end_flush(
+    slot: &Arc<Slot>,
+    flusher: Weak<FlushDriver>,
+    clock: &Arc<dyn Clock>,
+    done: Result<FlushMark, LogError>,
+) {
+    let again = slot.lock().end_flush(done, clock.now());
+    if again {
+        begin_flush(slot, flusher, clock);
+    }
+}

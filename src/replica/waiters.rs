@@ -1,0 +1,125 @@
+//! Who waits for an offset: producers for the high watermark, fetches for more data. Plain data;
+//! the table holds its lock and completes what these return.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use futures::task::AtomicWaker;
+
+use crate::base::Offset;
+
+/// Waiters ordered by the offset they wait for.
+#[derive(Debug)]
+pub struct Waiters<T> {
+    next: u64,
+    parked: BTreeMap<(Offset, u64), T>,
+}
+
+impl<T> Default for Waiters<T> {
+    fn default() -> Self {
+        Self { next: 0, parked: BTreeMap::new() }
+    }
+}
+
+impl<T> Waiters<T> {
+    /// Parks `waiter` until [`Waiters::reached`] is told of `offset` or one beyond.
+    pub fn park(&mut self, offset: Offset, waiter: T) {
+        self.parked.insert((offset, self.next), waiter);
+        self.next += 1;
+    }
+
+    /// Takes out all who wait for `offset` or one before it, in order of their offsets.
+    pub fn reached(&mut self, offset: Offset) -> Vec<T> {
+        if self.parked.first_key_value().is_none_or(|((first, _), _)| *first > offset) {
+            return Vec::new();
+        }
+        let rest = match offset.checked_add(1) {
+            Some(after) => self.parked.split_off(&(after, 0)),
+            None => BTreeMap::new(),
+        };
+        std::mem::replace(&mut self.parked, rest).into_values().collect()
+    }
+
+    /// Takes out everybody: the partition is lost to this broker.
+    pub fn all(&mut self) -> Vec<T> {
+        std::mem::take(&mut self.parked).into_values().collect()
+    }
+
+    /// Takes out those for whom `gone` holds: their clients left.
+    pub fn drop_where(&mut self, mut gone: impl FnMut(&T) -> bool) {
+        self.parked.retain(|_, w| !gone(w));
+    }
+
+    /// Waiters parked.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// Whether nobody waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.parked.is_empty()
+    }
+}
+
+/// One fetch that waits for any of its partitions. Registered with each; the first to have news
+/// wakes it, later calls do nothing.
+#[derive(Debug, Default)]
+pub struct Wake {
+    woken: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl Wake {
+    /// A wake that nobody has called yet.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self::default())
+    }
+
+    /// Wakes the fetch.
+    pub fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Ready once [`Wake::wake`] was called.
+    pub fn poll_woken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waker.register(cx.waker());
+        if self.woken.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leave_in_order_of_offsets() {
+        let mut w = Waiters::default();
+        for (offset, name) in [(7, "c"), (3, "a"), (7, "d"), (5, "b"), (i64::MAX, "e")] {
+            w.park(offset, name);
+        }
+        assert!(w.reached(2).is_empty());
+        assert_eq!(w.reached(5), ["a", "b"]);
+        assert_eq!(w.reached(7), ["c", "d"]);
+        assert_eq!(w.reached(i64::MAX), ["e"]);
+        assert!(w.is_empty());
+    }
+
+    #[test]
+    fn a_wake_before_the_wait_is_not_lost() {
+        let wake = Wake::new();
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(wake.poll_woken(&mut cx).is_pending());
+        wake.wake();
+        assert!(wake.poll_woken(&mut cx).is_ready());
+    }
+}
