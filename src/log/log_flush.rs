@@ -31,6 +31,17 @@ pub struct FlushMark {
     truncations: u32,
 }
 
+/// How much a ticket takes along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Batches, and the indexes of closed segments.
+    Batches,
+    /// These, and the epoch file.
+    Usual,
+    /// All there is: for a clean close.
+    All,
+}
+
 /// Files and directories to sync for one log.
 #[derive(Debug, Clone)]
 pub struct FlushTicket {
@@ -139,6 +150,15 @@ impl Log {
         self.ticket(Offset::MAX)
     }
 
+    /// As [`Log::flush_ticket`], without the epoch file: for a log whose owner does not rest on
+    /// [`Log::recovery_point`], which stays below the first epoch that is not on disk.
+    ///
+    /// # Errors
+    /// `Io`, `Offline`.
+    pub fn flush_ticket_batches(&mut self) -> Result<Option<FlushTicket>, LogError> {
+        self.ticket_of(Offset::MAX, Scope::Batches)
+    }
+
     /// As [`Log::flush_ticket`], for the closed segments only: what is due after a roll, when
     /// nobody waits for the active one.
     ///
@@ -209,7 +229,7 @@ impl Log {
             self.dir.check()?;
             self.seal_all()?;
             self.snapshot_at_close()?;
-            if let Some(ticket) = self.ticket_with(Offset::MAX, true)? {
+            if let Some(ticket) = self.ticket_of(Offset::MAX, Scope::All)? {
                 let mark = ticket.sync()?;
                 self.flushed(mark, now);
             }
@@ -250,11 +270,12 @@ impl Log {
     }
 
     fn ticket(&mut self, upto: Offset) -> Result<Option<FlushTicket>, LogError> {
-        self.ticket_with(upto, false)
+        self.ticket_of(upto, Scope::Usual)
     }
 
-    fn ticket_with(&mut self, upto: Offset, all: bool) -> Result<Option<FlushTicket>, LogError> {
+    fn ticket_of(&mut self, upto: Offset, scope: Scope) -> Result<Option<FlushTicket>, LogError> {
         self.dir.check()?;
+        let all = scope == Scope::All;
         let upto = upto.min(self.end);
         let entries = self.entries_changed != self.entries_synced;
         let indexes = self.closed_unsynced;
@@ -263,7 +284,9 @@ impl Log {
         {
             return Ok(None);
         }
-        self.save_epochs(upto, all)?;
+        if scope != Scope::Batches {
+            self.save_epochs(upto)?;
+        }
         let mut files = self.data_files(upto)?;
         files.append(&mut self.index_files(all)?);
         if all {

@@ -198,7 +198,7 @@ impl Disk {
 
     /// Makes the log durable.
     pub(crate) fn flush(&self) -> io::Result<()> {
-        let ticket = lock(&self.log).flush_ticket().map_err(to_io)?;
+        let ticket = lock(&self.log).flush_ticket_batches().map_err(to_io)?;
         if let Some(ticket) = ticket {
             let mark = ticket.sync().map_err(to_io)?;
             lock(&self.log).flushed(mark, self.clock.now());

@@ -108,6 +108,8 @@ fn raft_config(settings: &QuorumSettings) -> Result<openraft::Config, QuorumErro
         api_channel_size: Some(1024),
         notification_channel_size: Some(1024),
         enable_pre_vote: Some(true),
+        // Nothing is to be timed where nobody else votes.
+        enable_tick: settings.voters.len() > 1,
         // A leader that restarts may have lost entries that were not yet durable here but reached
         // others: it must be elected anew, in another epoch.
         enable_leader_restore: Some(false),
