@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CACHE = Path(os.environ.get("VLTAVA_CACHE") or
+CACHE = Path(os.environ.get("CLIENT_CACHE") or
              Path(os.environ.get("TMPDIR", "/tmp")) / "vltava-clients")
 CLUSTER_ID = "MkU3OEVBNTcwNTJENDM2Qg"
 
@@ -35,17 +35,17 @@ def cargo(*args, **more):
 
 
 def binary():
-    """The release binary: `$VLTAVA`, or built here."""
-    if "VLTAVA" in os.environ:
-        return Path(os.environ["VLTAVA"]).resolve()
+    """The release binary: `$NODE_BINARY`, or built here."""
+    if "NODE_BINARY" in os.environ:
+        return Path(os.environ["NODE_BINARY"]).resolve()
     cargo("build", "--release", "--quiet", "--bin", "vltava")
     return target() / "release" / "vltava"
 
 
 def example(name):
     """A release build of `examples/NAME.rs`."""
-    if "VLTAVA_EXAMPLES" in os.environ:
-        return Path(os.environ["VLTAVA_EXAMPLES"]) / name
+    if "NODE_EXAMPLES" in os.environ:
+        return Path(os.environ["NODE_EXAMPLES"]) / name
     cargo("build", "--release", "--quiet", "--example", name)
     return target() / "release" / "examples" / name
 
