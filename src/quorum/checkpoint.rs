@@ -559,7 +559,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let from = CheckpointDir::new(Arc::new(OsFs), tmp.path());
         let at = Position { offset: 7, epoch: 3 };
-        let file = from.write(&header(at), &image(200, at), 5).unwrap();
+        let file = from.write(&header(at), &image(150, at), 5).unwrap();
         let bytes = file.read_part(0, usize::MAX).unwrap();
         let to = Arc::new(CheckpointDir::new(Arc::new(OsFs), &tmp.path().join("other")));
         let half = Incoming::start(&to, at, file.len).unwrap().add(&bytes[..1000]).unwrap();
@@ -571,7 +571,7 @@ mod tests {
         }
         let (_, head) = whole.finish().unwrap();
         assert_eq!(head, header(at));
-        assert_eq!(to.newest().unwrap().unwrap().2, image(200, at));
+        assert_eq!(to.newest().unwrap().unwrap().2, image(150, at));
         to.remove_parts().unwrap();
     }
 }
