@@ -7,7 +7,7 @@
 //! atomic; unsynced bytes survive sector by sector, and so may an older length.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
