@@ -162,8 +162,13 @@ impl Log {
     ) -> Result<ReadSlices, LogError> {
         let end = self.bound(at, limits.upper)?;
         let Limits { pos, first_end, upper, max_bytes, at_least_one } = limits;
-        let (end, upper) =
-            if end - pos <= max_bytes as u64 { (end, upper) } else { self.fit(at, limits, end)? };
+        let (end, upper) = if end - pos <= max_bytes as u64 {
+            (end, upper)
+        } else if first_end - pos > max_bytes as u64 {
+            (pos, upper)
+        } else {
+            self.fit(at, limits, end)?
+        };
         let end = if end <= pos && at_least_one { first_end } else { end };
         if end <= pos {
             return Ok(ReadSlices { base_offset, upper: base_offset, ..ReadSlices::default() });
@@ -269,7 +274,7 @@ mod tests {
         use crate::base::ports::Fs as _;
         let scratch = tempfile::tempdir().unwrap();
         let kept = std::env::var_os("VLTAVA_KEEP_LOG").map(std::path::PathBuf::from);
-        let path = kept.as_deref().unwrap_or(scratch.path());
+        let path = kept.as_deref().unwrap_or_else(|| scratch.path());
         let fs = Arc::new(crate::os::OsFs);
         let open_dir = || {
             let files = Arc::new(FileCache::new(8));

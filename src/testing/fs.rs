@@ -228,7 +228,8 @@ impl State {
 
     fn parent(&self, path: &Path) -> io::Result<(usize, String)> {
         let name = parts(path).last().copied().ok_or_else(missing)?.to_owned();
-        let parent = self.find(path.parent().unwrap_or(Path::new("/"))).ok_or_else(missing)?;
+        let parent =
+            self.find(path.parent().unwrap_or_else(|| Path::new("/"))).ok_or_else(missing)?;
         Ok((parent, name))
     }
 
