@@ -84,7 +84,7 @@ impl Model {
         self.batches.truncate(keep);
         assert_eq!(self.end(), offset);
         self.epoch += 1;
-        self.log.begin_epoch(self.epoch, at(self.ms)).unwrap();
+        self.log.begin_epoch(self.epoch);
     }
 
     fn checkpoint(&mut self) {
@@ -107,6 +107,8 @@ impl Model {
         let recovery = known.map_or(Recovery::Clean, Recovery::Known);
         self.log = open(&self.dir, &self.config, recovery).unwrap();
         assert!(!self.log.checkpoint_due());
+        self.epoch += 1;
+        self.log.begin_epoch(self.epoch);
     }
 
     fn crash(&mut self) {
