@@ -42,7 +42,7 @@ pub use dir_state::{CleanEntry, DirState, FoundPartition, Leftover};
 pub use epochs::EpochEnd;
 pub use error::LogError;
 pub use files::FileCache;
-pub use flush_driver::FlushDriver;
+pub use flush_driver::{FlushDone, FlushDriver};
 pub use log::{Log, LogInit, Recovery};
 pub use log_append::Appended;
 pub use log_flush::{FlushMark, FlushTicket};
