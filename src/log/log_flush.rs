@@ -285,7 +285,7 @@ impl Log {
             return Ok(None);
         }
         if scope != Scope::Batches {
-            self.save_epochs(upto)?;
+            self.save_epochs(upto, all)?;
         }
         let mut files = self.data_files(upto)?;
         files.append(&mut self.index_files(all)?);
