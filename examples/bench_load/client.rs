@@ -17,7 +17,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
 };
 
-use crate::{generator_cpu, thread_cpu};
+use crate::{generator_cpu, own_cpu, thread_cpu};
 
 #[derive(clap::Args)]
 pub(crate) struct ProduceArgs {
@@ -140,10 +140,14 @@ pub(crate) fn produce(args: &ProduceArgs) -> anyhow::Result<()> {
             .iter()
             .map(|p| scope.spawn(|| send_all(p, args, &payloads, each, began)))
             .collect();
-        let counts = threads.into_iter().map(|t| t.join().map_err(|_| anyhow::anyhow!("panic"))?);
-        let sent = counts.sum::<anyhow::Result<u64>>()?;
+        let ended = threads
+            .into_iter()
+            .map(|t| t.join().map_err(|_| anyhow::anyhow!("panic"))?)
+            .collect::<anyhow::Result<Vec<(u64, f64)>>>()?;
         let seconds = began.elapsed().as_secs_f64();
-        Ok::<_, anyhow::Error>((sent, seconds, generator_cpu(&cpu, seconds)))
+        let (counts, spent): (Vec<u64>, Vec<f64>) = ended.into_iter().unzip();
+        let sent: u64 = counts.iter().sum();
+        Ok::<_, anyhow::Error>((sent, seconds, generator_cpu(&cpu, seconds, &spent)))
     })?;
     let (count, seconds, (spent, busiest)) = sent;
     let failed: u64 = producers.iter().map(|p| p.context().failed.load(Ordering::Relaxed)).sum();
@@ -186,13 +190,15 @@ fn warm_up(p: &BaseProducer<Reports>, args: &ProduceArgs, value: &[u8]) -> anyho
     Ok(())
 }
 
+/// Gives how many records were delivered and the CPU seconds of this thread.
 fn send_all(
     p: &BaseProducer<Reports>,
     args: &ProduceArgs,
     payloads: &[Vec<u8>],
     count: u64,
     began: Instant,
-) -> anyhow::Result<u64> {
+) -> anyhow::Result<(u64, f64)> {
+    let cpu = own_cpu();
     for i in 0..count {
         let partition = (i % u64::from(args.partitions.cast_unsigned())) as i32;
         let value = &payloads[i as usize % payloads.len()];
@@ -213,7 +219,7 @@ fn send_all(
         }
     }
     p.flush(Duration::from_secs(120))?;
-    Ok(p.context().delivered.load(Ordering::Relaxed))
+    Ok((p.context().delivered.load(Ordering::Relaxed), own_cpu() - cpu))
 }
 
 pub(crate) fn consume(args: &ConsumeArgs) -> anyhow::Result<()> {
@@ -247,7 +253,7 @@ pub(crate) fn consume(args: &ConsumeArgs) -> anyhow::Result<()> {
         bytes += message.payload_len() as u64;
     }
     let seconds = began.elapsed().as_secs_f64();
-    let (spent, busiest) = generator_cpu(&cpu, seconds);
+    let (spent, busiest) = generator_cpu(&cpu, seconds, &[]);
     print_rate(count, bytes, seconds, spent, busiest);
     Ok(())
 }

@@ -76,13 +76,17 @@ fn cpu_of(stat: &str) -> Option<f64> {
     Some(ticks / 100.0)
 }
 
+/// CPU seconds of the calling thread so far.
+fn own_cpu() -> f64 {
+    fs::read_to_string("/proc/thread-self/stat").ok().and_then(|s| cpu_of(&s)).unwrap_or(0.0)
+}
+
 /// What this process spent since `before`: all threads together, and the share of one core that
-/// the busiest thread took over `seconds`.
-fn generator_cpu(before: &BTreeMap<String, f64>, seconds: f64) -> (f64, f64) {
-    let spent: Vec<f64> = thread_cpu()
-        .into_iter()
-        .map(|(id, now)| now - before.get(&id).copied().unwrap_or(0.0))
-        .collect();
+/// the busiest thread took over `seconds`. `ended` holds the seconds of threads that have ended.
+fn generator_cpu(before: &BTreeMap<String, f64>, seconds: f64, ended: &[f64]) -> (f64, f64) {
+    let living =
+        thread_cpu().into_iter().map(|(id, now)| now - before.get(&id).copied().unwrap_or(0.0));
+    let spent: Vec<f64> = living.chain(ended.iter().copied()).collect();
     let busiest = spent.iter().copied().fold(0.0, f64::max);
     (spent.iter().sum(), busiest / seconds)
 }

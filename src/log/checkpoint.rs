@@ -33,7 +33,7 @@ pub fn lines(text: &str) -> Result<Vec<(usize, &str)>, BadCheckpoint> {
     let count: usize = rows
         .next()
         .and_then(|(_, l)| l.parse().ok())
-        .ok_or(bad(2, "the number of entries is missing"))?;
+        .ok_or_else(|| bad(2, "the number of entries is missing"))?;
     let out: Vec<_> = rows.filter(|(_, l)| !l.is_empty()).collect();
     if out.len() != count {
         return Err(bad(2, "the number of entries is not the one announced"));

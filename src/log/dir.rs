@@ -17,6 +17,7 @@ use std::{
 
 use super::{
     checkpoint::{self, CHECKPOINT_BYTES_MAX},
+    dir_state::{CleanEntry, DirState, Leftover},
     error::{LogError, is_full, is_missing},
     files::FileCache,
     names::{self, Fate},
@@ -28,12 +29,12 @@ use crate::base::{
 use crate::record::batch::crc32c;
 
 const LOCK: &str = ".lock";
-const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
-const CLEAN_LOGS: &str = ".vltava_clean_logs";
+pub(super) const CLEAN_MARKER: &str = ".kafka_cleanshutdown";
+pub(super) const CLEAN_LOGS: &str = ".vltava_clean_logs";
 /// The name of the metadata log's directory.
 pub const METADATA_LOG: &str = "__cluster_metadata-0";
 /// Small files beside the logs: markers and `partition.metadata`.
-const SMALL_FILE_BYTES_MAX: u64 = 4096;
+pub(super) const SMALL_FILE_BYTES_MAX: u64 = 4096;
 
 /// The checkpoint files of offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,62 +60,6 @@ impl OffsetFile {
             Self::Cleaner => "cleaner-offset-checkpoint",
         }
     }
-}
-
-/// What a clean stop remembers of a log, so that the next start need not look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CleanEntry {
-    /// The topic's id; zero if none is known.
-    pub topic_id: Uuid,
-    /// The log start offset.
-    pub log_start: Offset,
-    /// The log end offset.
-    pub end: Offset,
-    /// Bytes of all segments.
-    pub size: u64,
-}
-
-/// A live partition directory.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundPartition {
-    /// Which partition.
-    pub tp: TopicPartition,
-    /// What the clean stop remembered; `None` if the log must be looked at.
-    pub known: Option<CleanEntry>,
-}
-
-/// A directory that is no live partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leftover {
-    /// The directory's name.
-    pub name: String,
-    /// Which partition it was; the topic may be cut.
-    pub tp: TopicPartition,
-    /// What it waits for.
-    pub fate: Fate,
-}
-
-/// What a directory held when it was opened.
-#[derive(Debug, Clone, Default)]
-pub struct DirState {
-    /// Whether the last stop was clean: no log needs recovery.
-    pub clean: bool,
-    /// The broker epoch of the last run, if the stop was clean and it could be read.
-    pub broker_epoch: Option<i64>,
-    /// Partitions, without the metadata log.
-    pub partitions: Vec<FoundPartition>,
-    /// Whether `__cluster_metadata-0` is here.
-    pub has_metadata_log: bool,
-    /// What earlier runs renamed.
-    pub leftovers: Vec<Leftover>,
-    /// `recovery-point-offset-checkpoint`.
-    pub recovery_points: BTreeMap<TopicPartition, Offset>,
-    /// `replication-offset-checkpoint`.
-    pub high_watermarks: BTreeMap<TopicPartition, Offset>,
-    /// `log-start-offset-checkpoint`.
-    pub log_starts: BTreeMap<TopicPartition, Offset>,
-    /// `cleaner-offset-checkpoint`.
-    pub cleaner_points: BTreeMap<TopicPartition, Offset>,
 }
 
 /// Files or a directory that vanish when their time has come.
@@ -379,117 +324,13 @@ impl LogDir {
         self.removals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read_state(&self) -> Result<DirState, LogError> {
-        let mut state = DirState {
-            recovery_points: self.read_offsets(OffsetFile::RecoveryPoint)?,
-            high_watermarks: self.read_offsets(OffsetFile::HighWatermark)?,
-            log_starts: self.read_offsets(OffsetFile::LogStart)?,
-            cleaner_points: self.read_offsets(OffsetFile::Cleaner)?,
-            ..DirState::default()
-        };
-        let marker = self.path.join(CLEAN_MARKER);
-        let content = self.read_text(&marker, SMALL_FILE_BYTES_MAX)?;
-        let present = self.fs.stat(&marker).map_err(|e| self.fault("reading", &marker, e))?;
-        state.clean = present.is_some();
-        state.broker_epoch = content.as_deref().and_then(parse_marker);
-        let known = if state.clean { self.read_clean_logs(&state)? } else { BTreeMap::new() };
-        self.take_marker(&marker)?;
-        self.list(&mut state, &known)?;
-        Ok(state)
-    }
-
-    fn take_marker(&self, marker: &Path) -> Result<(), LogError> {
-        for path in [marker, &self.path.join(CLEAN_LOGS)] {
-            self.fs.remove_file(path).map_err(|e| self.fault("removing", path, e))?;
-        }
-        self.sync_dir(&self.path)
-    }
-
-    fn list(
-        &self,
-        state: &mut DirState,
-        known: &BTreeMap<TopicPartition, CleanEntry>,
-    ) -> Result<(), LogError> {
-        let entries =
-            self.fs.read_dir(&self.path).map_err(|e| self.fault("listing", &self.path, e))?;
-        for entry in entries.into_iter().filter(|e| e.is_dir) {
-            if entry.name == METADATA_LOG {
-                state.has_metadata_log = true;
-            } else if let Some((tp, fate)) = names::parse_doomed_dir(&entry.name) {
-                state.leftovers.push(Leftover { name: entry.name, tp, fate });
-            } else if let Some(tp) = TopicPartition::from_dir_name(&entry.name) {
-                let known = known.get(&tp).copied();
-                state.partitions.push(FoundPartition { tp, known });
-            } else {
-                tracing::warn!(dir = %self.path.display(), entry.name, "not a partition, left alone");
-            }
-        }
-        Ok(())
-    }
-
-    fn read_offsets(
-        &self,
-        file: OffsetFile,
-    ) -> Result<BTreeMap<TopicPartition, Offset>, LogError> {
-        let path = self.path.join(file.name());
-        let text = self.read_text(&path, CHECKPOINT_BYTES_MAX)?.unwrap_or_default();
-        Ok(checkpoint::parse_offsets(&text).unwrap_or_else(|e| {
-            // Without it more is scanned or offered again; nothing is lost.
-            tracing::warn!(path = %path.display(), error = %e, "checkpoint is damaged, not used");
-            BTreeMap::new()
-        }))
-    }
-
     /// What binds the remembered logs to their checkpoint: another broker that ran on the
     /// directory since has written that anew.
-    fn seal(&self) -> Result<u32, LogError> {
+    pub(super) fn seal(&self) -> Result<u32, LogError> {
         let path = self.path.join(OffsetFile::RecoveryPoint.name());
         let text = self.read_text(&path, CHECKPOINT_BYTES_MAX)?.unwrap_or_default();
         Ok(crc32c(text.as_bytes()))
     }
-
-    fn read_clean_logs(
-        &self,
-        state: &DirState,
-    ) -> Result<BTreeMap<TopicPartition, CleanEntry>, LogError> {
-        let none = BTreeMap::new();
-        let path = self.path.join(CLEAN_LOGS);
-        let Some(text) = self.read_text(&path, CHECKPOINT_BYTES_MAX)? else { return Ok(none) };
-        let Some((seal, body)) = text.split_once('\n') else { return Ok(none) };
-        if seal.parse() != Ok(self.seal()?) {
-            return Ok(none);
-        }
-        let Ok(lines) = checkpoint::lines(body) else { return Ok(none) };
-        let all = lines.iter().filter_map(|(_, line)| parse_clean_entry(line));
-        Ok(all.filter(|(tp, e)| state.recovery_points.get(tp) == Some(&e.end)).collect())
-    }
-}
-
-fn parse_clean_entry(line: &str) -> Option<(TopicPartition, CleanEntry)> {
-    let words: Vec<_> = line.split(' ').collect();
-    let [topic, partition, topic_id, log_start, end, size] = words[..] else { return None };
-    let entry = CleanEntry {
-        topic_id: topic_id.parse().ok()?,
-        log_start: log_start.parse().ok()?,
-        end: end.parse().ok()?,
-        size: size.parse().ok()?,
-    };
-    (0 <= entry.log_start && entry.log_start <= entry.end)
-        .then(|| Some((TopicPartition::new(topic, partition.parse().ok()?), entry)))?
-}
-
-/// The broker epoch in the marker's JSON, if it is of version 0.
-fn parse_marker(text: &str) -> Option<i64> {
-    let number = |key: &str| -> Option<i64> {
-        let (_, after) = text.split_once(&format!("\"{key}\""))?;
-        let value = after.trim_start().strip_prefix(':')?.trim_start();
-        let end = value.find(|c: char| !c.is_ascii_digit() && c != '-').unwrap_or(value.len());
-        value.get(..end)?.parse().ok()
-    };
-    if number("version")? != 0 {
-        return None;
-    }
-    number("brokerEpoch")
 }
 
 fn io_error(doing: &str, at: &Path, source: io::Error) -> LogError {
@@ -500,6 +341,7 @@ fn io_error(doing: &str, at: &Path, source: io::Error) -> LogError {
 mod tests {
     use super::*;
     use crate::base::ports::OpenMode;
+    use crate::log::FoundPartition;
     use crate::testing::fs::SimFs;
 
     fn open(fs: &SimFs) -> (Arc<LogDir>, DirState) {
@@ -566,11 +408,8 @@ mod tests {
     fn the_lock_is_exclusive_and_the_listing_sorted_out() {
         let fs = sim();
         let (a, _) = open(&fs);
-        let again = LogDir::open(
-            Arc::new(fs.clone()),
-            Path::new("/data"),
-            Arc::new(FileCache::new(1)),
-        );
+        let again =
+            LogDir::open(Arc::new(fs.clone()), Path::new("/data"), Arc::new(FileCache::new(1)));
         assert!(matches!(again, Err(LogError::Locked(_))));
         let tp = TopicPartition::new("gone", 1);
         for name in ["gone-1", "__cluster_metadata-0", "x-0.1-delete", "lost+found"] {
@@ -594,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn partition_metadata_and_markers() {
+    fn partition_metadata() {
         let fs = sim();
         let (dir, _) = open(&fs);
         let tp = TopicPartition::new("a", 0);
@@ -605,10 +444,6 @@ mod tests {
         assert_eq!(dir.topic_id(&tp).unwrap(), Some(Uuid([1; 16])));
         put(&fs, path, "");
         assert_eq!(dir.topic_id(&tp).unwrap(), None, "torn by a power cut");
-        assert_eq!(parse_marker(r#"{ "version" : 0, "brokerEpoch" : 12 }"#), Some(12));
-        for bad in ["", "{}", r#"{"version":1,"brokerEpoch":2}"#, r#"{"version":0}"#] {
-            assert_eq!(parse_marker(bad), None, "{bad}");
-        }
     }
 
     #[test]
@@ -617,10 +452,10 @@ mod tests {
         let (dir, _) = open(&fs);
         let none = BTreeMap::new();
         fs.fill_disk();
-        let full = dir.write_offsets(OffsetFile::LogStart, &BTreeMap::from([(
-            TopicPartition::new("a", 0),
-            1,
-        )]));
+        let full = dir.write_offsets(
+            OffsetFile::LogStart,
+            &BTreeMap::from([(TopicPartition::new("a", 0), 1)]),
+        );
         assert!(matches!(full, Err(LogError::Full(_))), "{full:?}");
         assert_eq!(dir.offline_reason(), None);
         fs.free_disk();

@@ -4,13 +4,11 @@
 use super::checkpoint::{self, BadCheckpoint};
 use crate::base::{LeaderEpoch, Offset};
 
-/// An epoch and its first offset.
+/// An epoch and the offset of its first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EpochEntry {
-    /// The epoch.
-    pub epoch: LeaderEpoch,
-    /// Offset of its first record.
-    pub start: Offset,
+struct EpochEntry {
+    epoch: LeaderEpoch,
+    start: Offset,
 }
 
 /// The answer to "where does this epoch end".
@@ -28,11 +26,13 @@ pub(super) struct Epochs {
     entries: Vec<EpochEntry>,
     /// The file differs from `entries` for records from here on; `Offset::MAX` if nowhere.
     unsaved_from: Offset,
+    /// The file has entries that are gone here; no record depends on it.
+    stale: bool,
 }
 
 impl Default for Epochs {
     fn default() -> Self {
-        Self { entries: Vec::new(), unsaved_from: Offset::MAX }
+        Self { entries: Vec::new(), unsaved_from: Offset::MAX, stale: false }
     }
 }
 
@@ -42,7 +42,8 @@ impl Epochs {
         let mut out = Self::default();
         for (line, entry) in checkpoint::lines(text)? {
             let bad = BadCheckpoint { line, what: "not `epoch startOffset`" };
-            let (epoch, start) = entry.split_once(char::is_whitespace).ok_or(bad.clone())?;
+            let (epoch, start) =
+                entry.split_once(char::is_whitespace).ok_or_else(|| bad.clone())?;
             let (Ok(epoch), Ok(start)) = (epoch.parse(), start.trim().parse()) else {
                 return Err(bad);
             };
@@ -64,10 +65,6 @@ impl Epochs {
         self.entries.last().map(|e| e.epoch)
     }
 
-    pub(super) fn entries(&self) -> &[EpochEntry] {
-        &self.entries
-    }
-
     /// The first record whose epoch the file does not tell; `Offset::MAX` if there is none. An
     /// epoch without records is no reason to write the file.
     pub(super) fn unsaved_from(&self) -> Offset {
@@ -76,7 +73,12 @@ impl Epochs {
 
     /// The file was written.
     pub(super) fn saved(&mut self) {
-        self.unsaved_from = Offset::MAX;
+        (self.unsaved_from, self.stale) = (Offset::MAX, false);
+    }
+
+    /// Whether the file should be written when there is time.
+    pub(super) fn is_stale(&self) -> bool {
+        self.stale
     }
 
     /// Lets `epoch` begin at `start`; entries that contradict it are dropped. A negative epoch,
@@ -121,7 +123,8 @@ impl Epochs {
     pub(super) fn truncate_end(&mut self, end: Offset) {
         let keep = self.entries.partition_point(|e| e.start < end);
         if keep < self.entries.len() {
-            self.unsaved_from = 0;
+            self.unsaved_from = self.unsaved_from.min(end);
+            self.stale = true;
         }
         self.entries.truncate(keep);
     }
@@ -134,10 +137,10 @@ impl Epochs {
         {
             self.entries.drain(..last);
             self.entries[0].start = start;
-            self.unsaved_from = 0;
+            self.stale = true;
         } else if below > 1 {
             self.entries.drain(..below - 1);
-            self.unsaved_from = 0;
+            self.stale = true;
         }
     }
 

@@ -125,8 +125,9 @@ impl Slots {
     fn evict(&mut self) {
         for _ in 0..self.cells.len() * 2 {
             self.hand = (self.hand + 1) % self.cells.len();
-            let idle =
-                self.cells[self.hand].as_ref().is_some_and(|c| !c.used.swap(false, Ordering::Relaxed));
+            let idle = self.cells[self.hand]
+                .as_ref()
+                .is_some_and(|c| !c.used.swap(false, Ordering::Relaxed));
             if idle {
                 self.release(self.hand);
                 return;

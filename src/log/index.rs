@@ -72,6 +72,11 @@ impl<const N: usize> EntryFile<N> {
         }
     }
 
+    /// Whether many entries are only in memory.
+    pub(super) fn is_heavy(&self) -> bool {
+        self.pending.len() > 32 * N
+    }
+
     /// Writes the gathered entries and creates the file even if there are none.
     pub(super) fn store(&mut self, home: Home<'_>, base: Offset) -> Result<(), LogError> {
         if self.is_stored() {
@@ -217,7 +222,7 @@ impl<const N: usize> EntryFile<N> {
 /// An entry of the offset index.
 pub(super) fn offset_entry(base: Offset, last_offset: Offset, pos: u64) -> [u8; 8] {
     // A segment is rolled before either could leave 31 bits.
-    let relative = u32::try_from(last_offset - base).unwrap_or(u32::MAX);
+    let relative = u32::try_from(last_offset.saturating_sub(base)).unwrap_or(u32::MAX);
     let pos = u32::try_from(pos).unwrap_or(u32::MAX);
     let mut out = [0; 8];
     out[..4].copy_from_slice(&relative.to_be_bytes());
@@ -235,7 +240,7 @@ pub(super) fn read_offset_entry(base: Offset, e: &[u8; 8]) -> (Offset, u64) {
 pub(super) fn time_entry(base: Offset, timestamp: i64, offset: Offset) -> [u8; 12] {
     let mut out = [0; 12];
     out[..8].copy_from_slice(&timestamp.to_be_bytes());
-    let relative = u32::try_from(offset - base).unwrap_or(u32::MAX);
+    let relative = u32::try_from(offset.saturating_sub(base)).unwrap_or(u32::MAX);
     out[8..].copy_from_slice(&relative.to_be_bytes());
     out
 }

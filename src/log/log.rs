@@ -11,7 +11,8 @@ use std::{
 };
 
 use super::{
-    dir::{CleanEntry, LogDir},
+    dir::LogDir,
+    dir_state::CleanEntry,
     epochs::{EpochEnd, Epochs},
     error::LogError,
     names,
@@ -78,12 +79,18 @@ pub struct Log {
     pub(super) flushed: Offset,
     /// Everything below survives a power cut and needs no scan, indexes and epochs included.
     pub(super) recovery_point: Offset,
+    /// The recovery point that the checkpoint file may tell.
+    pub(super) checkpointed: Offset,
     pub(super) last_flush_ms: i64,
     /// Bytes of all segments while they are not loaded.
     pub(super) deferred_size: u64,
     pub(super) segments: Vec<Segment>,
+    /// A closed segment may have indexes that are not durable.
+    pub(super) closed_unsynced: bool,
     pub(super) recent: Recent,
     pub(super) epochs: Epochs,
+    /// An epoch that began at the log end before the content was loaded.
+    pub(super) begun_epoch: Option<LeaderEpoch>,
     pub(super) producers: Producers,
     /// Counts changes of the directory's entries, and how many of those are durable.
     pub(super) entries_changed: u32,
@@ -113,11 +120,14 @@ impl Log {
             end: 0,
             flushed: 0,
             recovery_point: 0,
+            checkpointed: 0,
             last_flush_ms: now.wall_ms,
             deferred_size: 0,
             segments: Vec::new(),
+            closed_unsynced: false,
             recent: Recent::default(),
             epochs: Epochs::default(),
+            begun_epoch: None,
             producers: Producers::default(),
             entries_changed: 0,
             entries_synced: 0,
@@ -140,17 +150,25 @@ impl Log {
             log.presence = Presence::Deferred;
             log.log_start = entry.log_start;
             log.deferred_size = entry.size;
-            (log.end, log.flushed, log.recovery_point) = (entry.end, entry.end, entry.end);
+            (log.end, log.flushed) = (entry.end, entry.end);
+            (log.recovery_point, log.checkpointed) = (entry.end, entry.end);
             return Ok(log);
         }
         let folder = log.folder();
         let found = log.dir.fs().stat(&folder).map_err(|e| log.fault("opening", &folder, e))?;
         if found.is_none() {
             (log.flushed, log.recovery_point) = (log.end, log.end);
+            log.checkpointed = log.end;
             return Ok(log);
         }
         let on_disk = log.dir.topic_id(&log.tp)?;
         log.adopt_topic_id(on_disk)?;
+        if on_disk.is_none() {
+            match log.write_topic_id() {
+                Ok(()) | Err(LogError::Full(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
         match init.recovery {
             Recovery::Unclean { recovery_point } => log.recover(recovery_point, now)?,
             Recovery::Clean | Recovery::Known(_) => log.load_clean(now)?,
@@ -236,14 +254,14 @@ impl Log {
 
     /// Records that `epoch` began at the log end: what a new leader does before its first append
     /// (facts: KIP-101). Kept in memory until data of the epoch is flushed: without data the entry
-    /// tells nothing that a restart must know.
-    ///
-    /// # Errors
-    /// `Io` or `Offline` if the log must first be loaded.
-    pub fn begin_epoch(&mut self, epoch: LeaderEpoch, now: Now) -> Result<(), LogError> {
-        self.load(now)?;
-        self.epochs.assign(epoch, self.end);
-        Ok(())
+    /// tells nothing that a restart must know. Reads nothing, so that taking office for thousands
+    /// of partitions at a start is cheap.
+    pub fn begin_epoch(&mut self, epoch: LeaderEpoch) {
+        if self.presence == Presence::Deferred {
+            self.begun_epoch = Some(epoch);
+        } else {
+            self.epochs.assign(epoch, self.end);
+        }
     }
 
     /// The newest leader epoch, if any.
@@ -273,11 +291,7 @@ impl Log {
     ///
     /// # Errors
     /// `Io` or `Offline` if the log must first be loaded.
-    pub fn epoch_at(
-        &mut self,
-        offset: Offset,
-        now: Now,
-    ) -> Result<Option<LeaderEpoch>, LogError> {
+    pub fn epoch_at(&mut self, offset: Offset, now: Now) -> Result<Option<LeaderEpoch>, LogError> {
         self.load(now)?;
         Ok(self.epochs.epoch_at(offset))
     }
@@ -339,6 +353,20 @@ impl Log {
         Ok(out)
     }
 
+    /// Gives back memory that only serves while appends come: for partitions that are idle.
+    ///
+    /// # Errors
+    /// `Io`, `Offline`.
+    pub fn rest(&mut self) -> Result<(), LogError> {
+        self.dir.check()?;
+        self.recent.clear();
+        let home = Home { dir: &self.dir, tp: &self.tp };
+        match self.segments.last_mut() {
+            Some(active) => active.store_heavy(home),
+            None => Ok(()),
+        }
+    }
+
     /// Lets go of every open file: before the directory is renamed or given up.
     pub fn close_files(&mut self) {
         for segment in &mut self.segments {
@@ -356,6 +384,9 @@ impl Log {
         if self.presence == Presence::Deferred {
             self.dir.check()?;
             self.load_clean(now)?;
+            if let Some(epoch) = self.begun_epoch.take() {
+                self.epochs.assign(epoch, self.end);
+            }
         }
         Ok(())
     }
@@ -385,9 +416,13 @@ impl Log {
     pub(super) fn make_folder(&mut self) -> Result<(), LogError> {
         let folder = self.folder();
         self.dir.fs().create_dir_all(&folder).map_err(|e| self.fault("making", &folder, e))?;
+        self.write_topic_id()
+    }
+
+    fn write_topic_id(&mut self) -> Result<(), LogError> {
         self.entries_changed = self.entries_changed.wrapping_add(1);
         let Some(id) = self.topic_id else { return Ok(()) };
-        let path = folder.join(names::PARTITION_METADATA);
+        let path = self.folder().join(names::PARTITION_METADATA);
         let text = format!("version: 0\ntopic_id: {id}\n");
         let file = self.dir.fs().open(&path, OpenMode::Truncate);
         file.and_then(|f| f.write_all_at(&[text.as_bytes()], 0))
@@ -407,7 +442,17 @@ impl Home<'_> {
         self.dir.path().join(self.tp.to_string()).join(names::file(base, suffix))
     }
 
-    pub(super) fn fault(&self, doing: &str, base: Offset, suffix: &str, e: std::io::Error) -> LogError {
+    pub(super) fn fault(
+        &self,
+        doing: &str,
+        base: Offset,
+        suffix: &str,
+        e: std::io::Error,
+    ) -> LogError {
         self.dir.fault(doing, &self.path(base, suffix), e)
     }
 }
+
+// What an idle partition of one segment costs; its index and recent batches are bounded by
+// `Log::rest`.
+const _: () = assert!(size_of::<Log>() + size_of::<Segment>() <= 1024);

@@ -233,6 +233,7 @@ impl Log {
         if let Some(old) = self.segments.get_mut(at) {
             old.seal(home)?;
         }
+        self.closed_unsynced = true;
         self.take_snapshot(base)
     }
 
@@ -317,4 +318,133 @@ fn incoming(header: &BatchHeader, last_offset: Offset) -> Incoming {
 
 pub(super) fn read_marker(header: &BatchHeader, batch: &[u8]) -> Option<Marker> {
     header.is_control().then(|| Marker::read(header, batch)).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::base::ports::Fs;
+    use crate::log::fixture::{append, at, new_log, read_all, sim, small};
+    use crate::testing::{batches::Batch, fs::Op};
+
+    #[test]
+    fn nothing_is_on_disk_before_the_first_append_which_is_one_write() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        log.begin_epoch(3);
+        _ = fs.take_trace();
+        assert_eq!(log.read(0, 0, 100, true, at(0)).unwrap().bytes, 0);
+        assert!(log.flush_ticket().unwrap().is_none());
+        assert!(fs.take_trace().is_empty());
+        append(&mut log, &Batch::of(2, 10, 5).at(0, 3), 5).unwrap();
+        let want = [
+            "mkdir /data/t-0",
+            "create /data/t-0/partition.metadata",
+            "write /data/t-0/partition.metadata",
+            "create /data/t-0/00000000000000000000.log",
+            "write /data/t-0/00000000000000000000.log",
+        ];
+        assert_eq!(fs.take_trace(), want);
+        let text = fs.read(Path::new("/data/t-0/partition.metadata"), 99).unwrap();
+        assert_eq!(text, b"version: 0\ntopic_id: BQUFBQUFBQUFBQUFBQUFBQ\n");
+        append(&mut log, &Batch::of(2, 10, 5).at(0, 3), 5).unwrap();
+        assert_eq!(fs.take_trace(), ["write /data/t-0/00000000000000000000.log"]);
+    }
+
+    #[test]
+    fn the_leaders_offset_and_epoch_are_in_the_file_and_the_request_is_untouched() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        append(&mut log, &Batch::of(3, 10, 5), 5).unwrap();
+        let sent = Batch::of(2, 10, 6);
+        append(&mut log, &sent.clone().at(0, 9), 6).unwrap();
+        let got = read_all(&mut log, 3, 1000);
+        assert_eq!(got, [(3, sent.at(3, 9).bytes())]);
+    }
+
+    #[test]
+    fn segments_roll_by_size_and_by_time() {
+        let fs = sim(1);
+        let config = crate::log::LogConfig { segment_ms: 100, ..small() };
+        let mut log = new_log(&fs, &config);
+        for n in 0..5 {
+            let done = append(&mut log, &Batch::of(1, 1500, 0), 0).unwrap();
+            assert_eq!(done.rolled, n == 2 || n == 4, "two to a segment of 4096 bytes");
+        }
+        assert!(!append(&mut log, &Batch::of(1, 1, 100), 0).unwrap().rolled);
+        assert!(append(&mut log, &Batch::of(1, 1, 101), 0).unwrap().rolled, "by its timestamp");
+        assert!(!log.roll_if_due(at(50)).unwrap());
+        assert!(log.roll_if_due(at(101)).unwrap());
+        assert!(!log.roll_if_due(at(999)).unwrap(), "an empty segment stays");
+        let snapshot = Path::new("/data/t-0/00000000000000000002.snapshot");
+        assert!(fs.stat(snapshot).unwrap().is_some());
+        let big = append(&mut log, &Batch::of(1, 5000, 0), 0);
+        assert!(matches!(big, Err(LogError::TooLarge { max: 4096, .. })));
+    }
+
+    #[test]
+    fn a_full_index_rolls() {
+        let fs = sim(1);
+        let tight =
+            crate::log::LogConfig { index_interval_bytes: 0, segment_index_bytes: 48, ..small() };
+        let mut log = new_log(&fs, &tight);
+        let rolls = (0..20).map(|n| append(&mut log, &Batch::of(1, 1, n), 0).unwrap().rolled);
+        let at: Vec<_> = rolls.enumerate().filter(|(_, r)| *r).map(|(n, _)| n).collect();
+        assert_eq!(at, [4, 8, 12, 16], "three time entries, the first batch has none");
+    }
+
+    #[test]
+    fn a_repeated_batch_is_answered_and_not_written() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        append(&mut log, &Batch::of(2, 1, 0), 0).unwrap();
+        let sent = Batch::of(3, 1, 70).by(7, 0, 0);
+        let first = append(&mut log, &sent, 1).unwrap();
+        append(&mut log, &Batch::of(2, 1, 0), 2).unwrap();
+        let writes = fs.writes();
+        let again = append(&mut log, &sent, 3).unwrap();
+        assert_eq!(again, Appended { duplicate_of: Some(72), ..first });
+        assert_eq!((fs.writes(), log.log_end_offset()), (writes, 7));
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_log_as_it_was() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        append(&mut log, &Batch::of(1, 10, 0), 0).unwrap();
+        let before = read_all(&mut log, 0, 1000);
+        fs.set_room(Some(30));
+        let full = append(&mut log, &Batch::of(1, 10, 0), 0).unwrap_err();
+        assert!(full.is_retriable(), "{full}");
+        assert_eq!(read_all(&mut log, 0, 1000), before);
+        fs.free_disk();
+        assert_eq!(append(&mut log, &Batch::of(1, 10, 0), 0).unwrap().base_offset, 1);
+        fs.fail_next(Op::Write, ".log", std::io::ErrorKind::Other);
+        assert!(matches!(append(&mut log, &Batch::of(1, 9, 0), 0), Err(LogError::Io { .. })));
+        let after = append(&mut log, &Batch::of(1, 9, 0), 0);
+        assert!(matches!(after, Err(LogError::Offline { .. })), "the page cache cannot be trusted");
+    }
+
+    #[test]
+    fn a_follower_takes_what_follows_and_nothing_else() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        let one = |base, epoch| Batch::of(2, 1400, 0).at(base, epoch).bytes();
+        let mut bytes: Vec<u8> = [one(0, 1), one(2, 1), one(7, 2), one(9, 3)].concat();
+        let cut = one(11, 3);
+        bytes.extend(&cut[..100]);
+        let done = log.append_follower(&bytes, 2, at(0)).unwrap().unwrap();
+        assert_eq!((done.base_offset, done.last_offset, done.rolled), (0, 8, true));
+        assert_eq!(log.log_end_offset(), 9, "an epoch that was not asked for stays out");
+        assert_eq!(log.epoch_at(8, at(0)).unwrap(), Some(2));
+        let old = log.append_follower(&one(8, 2), 2, at(0));
+        assert!(matches!(old, Err(LogError::UnexpectedOffset { got: 8, end: 9 })));
+        let mut bad = one(9, 2);
+        *bad.last_mut().unwrap() ^= 1;
+        assert!(matches!(log.append_follower(&bad, 2, at(0)), Err(LogError::Corrupt(_))));
+        assert_eq!(log.append_follower(&cut[..100], 9, at(0)).unwrap(), None);
+        assert_eq!(log.log_end_offset(), 9);
+    }
 }

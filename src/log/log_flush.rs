@@ -8,10 +8,12 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
-    dir::{CleanEntry, LogDir},
+    dir::LogDir,
+    dir_state::CleanEntry,
     error::LogError,
     log::{Home, Log, Presence},
     names,
+    segment::Segment,
 };
 use crate::base::{
     Now, Offset, Uuid,
@@ -105,10 +107,24 @@ impl Log {
         self.flushed
     }
 
-    /// What `recovery-point-offset-checkpoint` should say.
+    /// Everything below this offset needs no scan after a crash.
     #[must_use]
     pub fn recovery_point(&self) -> Offset {
         self.recovery_point
+    }
+
+    /// The recovery point, to be written to `recovery-point-offset-checkpoint` right away.
+    pub fn checkpoint_recovery_point(&mut self) -> Offset {
+        self.checkpointed = self.recovery_point;
+        self.recovery_point
+    }
+
+    /// Whether the checkpoint promises more than is true: after a truncation, or when recovery
+    /// found less than promised. It must then be written before the next append, or a crash could
+    /// trust bytes that were never synced.
+    #[must_use]
+    pub fn checkpoint_due(&self) -> bool {
+        self.checkpointed > self.recovery_point
     }
 
     /// Records that were appended since the last flush.
@@ -161,17 +177,30 @@ impl Log {
         }
         self.flushed = self.flushed.max(mark.upto);
         self.entries_synced = mark.entries_changed;
-        let mut reliable = self.flushed.min(self.epochs.unsaved_from());
-        let active = self.segments.last().map_or(self.end, |s| s.base);
-        for segment in &mut self.segments {
-            if segment.base < mark.closed_below && segment.is_stored() {
-                segment.index_unsynced = false;
+        if self.closed_unsynced {
+            for segment in &mut self.segments {
+                if segment.base < mark.closed_below && segment.is_stored() {
+                    segment.index_unsynced = false;
+                }
             }
-            if segment.index_unsynced && segment.base < active {
-                reliable = reliable.min(segment.base);
-            }
+            self.closed_unsynced = self.closed().iter().any(|s| s.index_unsynced);
         }
-        self.recovery_point = self.recovery_point.max(reliable);
+        self.recovery_point = self.recovery_point.max(self.reliable());
+    }
+
+    /// The offset below which everything on disk is durable and complete, indexes and epochs
+    /// included. Never the log end while the active segment has records: it may be closed right
+    /// there, with index entries that no sync has seen.
+    pub(super) fn reliable(&self) -> Offset {
+        let mut out = self.flushed.min(self.epochs.unsaved_from());
+        if self.segments.last().is_some_and(|active| active.size > 0) {
+            out = out.min(self.end - 1);
+        }
+        if self.closed_unsynced {
+            let unsynced = self.closed().iter().find(|s| s.index_unsynced);
+            out = unsynced.map_or(out, |s| out.min(s.base));
+        }
+        out
     }
 
     /// Flushes at once, waiting for the disk.
@@ -191,7 +220,7 @@ impl Log {
     /// [`LogDir::mark_clean`] remembers; `None` for a log without a directory.
     ///
     /// # Errors
-    /// `Io`, `Offline`: the directory must not be marked clean.
+    /// `Full`, `Io`, `Offline`: the directory must not be marked clean.
     pub fn close_clean(&mut self, now: Now) -> Result<Option<CleanEntry>, LogError> {
         if self.presence == Presence::Absent {
             return Ok(None);
@@ -204,6 +233,7 @@ impl Log {
                 let mark = ticket.sync()?;
                 self.flushed(mark, now);
             }
+            self.check_complete()?;
             self.recovery_point = self.end;
         }
         let (size, topic_id) = (self.size(), self.topic_id.unwrap_or(Uuid::ZERO));
@@ -218,6 +248,14 @@ impl Log {
             if at == last || !segment.is_stored() {
                 segment.seal(home)?;
             }
+        }
+        Ok(())
+    }
+
+    fn check_complete(&self) -> Result<(), LogError> {
+        let unstored = self.segments.iter().any(|s| !s.is_stored());
+        if unstored || self.epochs.unsaved_from() < self.end {
+            return Err(LogError::Full(format!("closing {}", self.folder().display())));
         }
         Ok(())
     }
@@ -240,14 +278,14 @@ impl Log {
         let all = scope == Scope::All;
         let upto = upto.min(self.end);
         let entries = self.entries_changed != self.entries_synced;
-        let indexes = self.closed_unsynced();
+        let indexes = self.closed_unsynced;
         if self.presence != Presence::Loaded
             || (upto <= self.flushed && !entries && !indexes && !all)
         {
             return Ok(None);
         }
         if scope != Scope::Batches {
-            self.save_epochs(upto)?;
+            self.save_epochs(upto, all)?;
         }
         let mut files = self.data_files(upto)?;
         files.append(&mut self.index_files(all)?);
@@ -273,21 +311,17 @@ impl Log {
         Ok(Some(FlushTicket { mark, log_id, dir, files, folders }))
     }
 
-    fn closed_unsynced(&self) -> bool {
-        let closed = self.segments.split_last().map_or(&[][..], |(_, closed)| closed);
-        closed.iter().any(|s| s.index_unsynced && s.is_stored())
+    fn closed(&self) -> &[Segment] {
+        self.segments.split_last().map_or(&[], |(_, closed)| closed)
     }
 
     /// The batches' files that hold offsets from the flushed one up to `upto`.
     fn data_files(&mut self, upto: Offset) -> Result<Vec<Arc<dyn File>>, LogError> {
+        let first = self.segment_at(self.flushed).unwrap_or(0);
         let home = Home { dir: &self.dir, tp: &self.tp };
-        let ends: Vec<_> = self.segments.iter().skip(1).map(|s| s.base).collect();
         let mut out = Vec::new();
-        for (at, segment) in self.segments.iter_mut().enumerate() {
-            let end = ends.get(at).copied().unwrap_or(self.end);
-            if end > self.flushed && segment.base < upto {
-                out.push(segment.log_file(home)?);
-            }
+        for segment in self.segments.iter_mut().skip(first).take_while(|s| s.base < upto) {
+            out.push(segment.log_file(home)?);
         }
         Ok(out)
     }
@@ -296,8 +330,15 @@ impl Log {
         let home = Home { dir: &self.dir, tp: &self.tp };
         let last = self.segments.len().saturating_sub(1);
         let mut out = Vec::new();
+        if !all && !self.closed_unsynced {
+            return Ok(out);
+        }
         for (at, segment) in self.segments.iter_mut().enumerate() {
             if segment.index_unsynced && (at < last || all) {
+                // A full disk may have kept a part of it in memory until now.
+                if !segment.is_stored() {
+                    segment.seal(home)?;
+                }
                 out.append(&mut segment.index_files(home)?);
             }
         }
@@ -320,10 +361,11 @@ impl Log {
         Ok(out)
     }
 
-    /// Writes the epoch file if records below `upto` depend on it. A full disk is no error: the
+    /// Writes the epoch file if records below `upto` depend on it, or if it is stale and `all`
+    /// is to be in order. A full disk is no error: the
     /// recovery point then stays below.
-    fn save_epochs(&mut self, upto: Offset) -> Result<(), LogError> {
-        if self.epochs.unsaved_from() >= upto {
+    fn save_epochs(&mut self, upto: Offset, all: bool) -> Result<(), LogError> {
+        if self.epochs.unsaved_from() >= upto && !(all && self.epochs.is_stale()) {
             return Ok(());
         }
         let path = self.folder().join(names::EPOCHS);
@@ -333,5 +375,148 @@ impl Log {
             Err(e) => return Err(e),
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::base::ports::Fs;
+    use crate::log::fixture::{append, at, dir, new_log, open, sim, small};
+    use crate::log::{FlushDriver, Recovery};
+    use crate::testing::{
+        batches::Batch,
+        fs::{Op, SimFs},
+    };
+
+    fn filled(fs: &SimFs, batches: usize) -> Log {
+        let mut log = new_log(fs, &small());
+        for n in 0..batches {
+            append(&mut log, &Batch::of(1, 1500, n as i64), n as i64).unwrap();
+        }
+        log
+    }
+
+    #[test]
+    fn a_ticket_covers_what_was_appended_before_it() {
+        let fs = sim(1);
+        let mut log = filled(&fs, 1);
+        let ticket = log.flush_ticket().unwrap().unwrap();
+        append(&mut log, &Batch::of(1, 10, 0), 0).unwrap();
+        _ = fs.take_trace();
+        let mark = ticket.sync().unwrap();
+        let want =
+            ["sync /data/t-0/00000000000000000000.log", "syncdir /data/t-0", "syncdir /data"];
+        assert_eq!(fs.take_trace(), want);
+        log.flushed(mark, at(5));
+        assert_eq!((log.flushed_offset(), log.unflushed_messages()), (1, 1));
+        log.flush(at(6)).unwrap();
+        assert_eq!(fs.take_trace(), ["sync /data/t-0/00000000000000000000.log"]);
+        assert!(log.flush_ticket().unwrap().is_none());
+    }
+
+    #[test]
+    fn the_recovery_point_waits_for_the_indexes_of_closed_segments() {
+        let fs = sim(1);
+        let mut log = filled(&fs, 2);
+        let ticket = log.flush_ticket().unwrap().unwrap();
+        append(&mut log, &Batch::of(1, 1500, 2), 2).unwrap();
+        log.flushed(ticket.sync().unwrap(), at(0));
+        assert_eq!((log.flushed_offset(), log.recovery_point()), (2, 0));
+        let ticket = log.flush_ticket_closed().unwrap().unwrap();
+        _ = fs.take_trace();
+        log.flushed(ticket.sync().unwrap(), at(0));
+        assert_eq!((log.flushed_offset(), log.recovery_point()), (2, 2));
+        let synced = fs.take_trace().join(" ");
+        assert!(synced.contains("000.index") && synced.contains("000.timeindex"), "{synced}");
+        assert!(!synced.contains("2.log"), "nobody waits for the active segment: {synced}");
+    }
+
+    #[test]
+    fn a_flush_from_before_a_truncation_proves_nothing() {
+        let fs = sim(1);
+        let mut log = filled(&fs, 3);
+        let ticket = log.flush_ticket().unwrap().unwrap();
+        log.truncate_to(1, at(0)).unwrap();
+        append(&mut log, &Batch::of(1, 10, 0), 0).unwrap();
+        log.flushed(ticket.sync().unwrap(), at(0));
+        assert!(log.flushed_offset() <= 1);
+    }
+
+    #[test]
+    fn a_clean_close_is_complete_before_the_marker_can_be_written() {
+        let fs = sim(3);
+        let mut log = filled(&fs, 3);
+        append(&mut log, &Batch::of(1, 10, 7).by(4, 0, 0).at(0, 2), 7).unwrap();
+        _ = fs.take_trace();
+        let entry = log.close_clean(at(9)).unwrap().unwrap();
+        assert_eq!((entry.end, entry.log_start), (4, 0));
+        let trace = fs.take_trace();
+        let pos = |what: &str| trace.iter().position(|t| t == what).expect(what);
+        for name in ["02.index", "02.timeindex", "04.snapshot"] {
+            let path = format!("/data/t-0/000000000000000000{name}");
+            assert!(pos(&format!("write {path}")) < pos(&format!("sync {path}")));
+            assert!(pos(&format!("create {path}")) < pos("syncdir /data/t-0"));
+        }
+        assert!(pos("sync /data/t-0/leader-epoch-checkpoint.tmp") < pos("syncdir /data/t-0"));
+        let last_write = trace.iter().rposition(|t| t.starts_with("write")).unwrap();
+        let first_sync = trace.iter().position(|t| t.starts_with("sync /data/t-0/0")).unwrap();
+        assert!(last_write < first_sync, "{trace:#?}");
+        let left = fs.crash();
+        let log = open(&dir(&left), &small(), Recovery::Clean).unwrap();
+        assert_eq!(log.log_end_offset(), 4);
+    }
+
+    #[test]
+    fn files_after_a_clean_close() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        for n in 0..3 {
+            append(&mut log, &Batch::of(2, 100, 1000 + n * 10).at(0, 5), 0).unwrap();
+        }
+        log.close_clean(at(0)).unwrap();
+        let read = |name: &str| fs.read(&Path::new("/data/t-0").join(name), 9999).unwrap();
+        // Batches of 279 bytes: the third is the first after more than 300.
+        assert_eq!(read("00000000000000000000.index"), [0, 0, 0, 5, 0, 0, 2, 46]);
+        let time = [0, 0, 0, 0, 0, 0, 3, 0xfd, 0, 0, 0, 5];
+        assert_eq!(read("00000000000000000000.timeindex"), time);
+        assert_eq!(read("leader-epoch-checkpoint"), b"0\n1\n5 0\n");
+    }
+
+    #[test]
+    fn a_failed_sync_is_final() {
+        let fs = sim(1);
+        let mut log = filled(&fs, 1);
+        let ticket = log.flush_ticket().unwrap().unwrap();
+        fs.fail_next(Op::Sync, ".log", std::io::ErrorKind::StorageFull);
+        assert!(matches!(ticket.sync(), Err(LogError::Io { .. })), "even for want of space");
+        assert!(matches!(ticket.sync(), Err(LogError::Offline { .. })));
+        assert!(log.dir().offline_reason().is_some());
+        assert!(append(&mut log, &Batch::of(1, 1, 0), 0).is_err());
+        assert!(log.close_clean(at(0)).is_err());
+    }
+
+    #[test]
+    fn the_driver_answers_every_ticket() {
+        let fs = sim(1);
+        let mut log = filled(&fs, 1);
+        let (send, receive) = std::sync::mpsc::channel();
+        let driver = FlushDriver::start(2).unwrap();
+        for n in 0..20 {
+            append(&mut log, &Batch::of(1, 10, 0), 0).unwrap();
+            let (ticket, send) = (log.flush_ticket().unwrap().unwrap(), send.clone());
+            let done = move |outcome| _ = send.send((n, outcome));
+            driver.submit(ticket, Box::new(done));
+        }
+        drop(driver);
+        let mut answers: Vec<_> = receive.try_iter().map(|(n, r)| (n, r.unwrap())).collect();
+        assert_eq!(
+            answers.iter().map(|(n, _)| *n).collect::<Vec<_>>(),
+            (0..20).collect::<Vec<_>>()
+        );
+        log.flushed(answers.pop().unwrap().1, at(0));
+        assert_eq!(log.flushed_offset(), log.log_end_offset());
     }
 }

@@ -6,13 +6,18 @@
 
 pub mod checkpoint;
 pub mod dir;
+mod dir_state;
 pub mod epochs;
 pub mod error;
 pub mod files;
+#[cfg(test)]
+mod fixture;
 pub mod flush_driver;
 #[cfg(test)]
 mod fixture;
 mod index;
+mod leftovers;
+#[expect(clippy::module_inception, reason = "a room may be named for its main type")]
 mod log;
 mod log_append;
 mod log_flush;
@@ -24,6 +29,7 @@ pub mod names;
 pub mod producers;
 mod recent;
 mod recovery;
+mod replay;
 pub mod retention;
 mod scan;
 mod segment;
@@ -31,11 +37,12 @@ pub mod settings;
 pub mod snapshot;
 mod txn_index;
 
-pub use dir::{CleanEntry, DirState, FoundPartition, Leftover, LogDir, OffsetFile, Removal};
-pub use epochs::{EpochEnd, EpochEntry};
+pub use dir::{LogDir, OffsetFile, Removal};
+pub use dir_state::{CleanEntry, DirState, FoundPartition, Leftover};
+pub use epochs::EpochEnd;
 pub use error::LogError;
 pub use files::FileCache;
-pub use flush_driver::FlushDriver;
+pub use flush_driver::{FlushDone, FlushDriver};
 pub use log::{Log, LogInit, Recovery};
 pub use log_append::Appended;
 pub use log_flush::{FlushMark, FlushTicket};

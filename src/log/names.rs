@@ -41,7 +41,9 @@ pub fn parse_file(name: &str) -> Option<(Offset, &str)> {
     if base.is_empty() || !base.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    Some((base.parse().ok()?, suffix))
+    // Offsets within a segment are added to it.
+    let base = base.parse().ok().filter(|base| *base <= Offset::MAX / 2)?;
+    Some((base, suffix))
 }
 
 /// What a directory that is no live partition waits for.

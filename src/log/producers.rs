@@ -25,7 +25,7 @@ impl SeenBatch {
     /// Offset of its first record.
     #[must_use]
     pub fn first_offset(&self) -> Offset {
-        self.last_offset - i64::from(self.offset_delta)
+        self.last_offset.saturating_sub(i64::from(self.offset_delta))
     }
 
     /// Sequence of its first record, before a wrap if there was one.
@@ -292,7 +292,7 @@ impl Producers {
         self.ongoing.remove(&first_offset);
         self.unreplicated.insert(first_offset, offset);
         let last_stable_offset =
-            self.ongoing.keys().next().copied().unwrap_or(offset.saturating_add(1));
+            self.ongoing.keys().next().copied().unwrap_or_else(|| offset.saturating_add(1));
         let aborted = marker.aborted;
         let last_offset = offset;
         Some(CompletedTxn { producer_id, first_offset, last_offset, aborted, last_stable_offset })
@@ -328,12 +328,124 @@ fn check_sequence(entry: &ProducerEntry, h: &BatchHeader) -> Result<(), LogError
     let follows = if h.producer_epoch != entry.epoch {
         got == 0 || entry.epoch < 0
     } else {
-        entry.epoch < 0
-            || i64::from(got) == i64::from(last) + 1
-            || (got == 0 && last == i32::MAX)
+        entry.epoch < 0 || i64::from(got) == i64::from(last) + 1 || (got == 0 && last == i32::MAX)
     };
     if follows {
         return Ok(());
     }
     Err(LogError::OutOfOrderSequence { producer_id: h.producer_id, last, got })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::batches::Batch;
+
+    fn header(b: &Batch) -> BatchHeader {
+        BatchHeader::read(&b.bytes()).unwrap()
+    }
+
+    /// Three records of producer 7 in epoch `epoch`, from `sequence` on.
+    fn batch(epoch: i16, sequence: i32) -> BatchHeader {
+        header(&Batch::of(3, 1, 1000).by(7, epoch, sequence))
+    }
+
+    fn with(batches: &[BatchHeader]) -> Producers {
+        let mut p = Producers::default();
+        for (n, h) in batches.iter().enumerate() {
+            assert_eq!(p.check(h).unwrap(), None);
+            p.apply(h, n as i64 * 3, None);
+        }
+        p
+    }
+
+    #[test]
+    fn the_last_five_batches_are_known_again() {
+        let all: Vec<_> = (0..7).map(|n| batch(0, n * 3)).collect();
+        let p = with(&all);
+        for (n, h) in all.iter().enumerate() {
+            let seen = p.check(h);
+            if n < 2 {
+                assert!(matches!(seen, Err(LogError::OutOfOrderSequence { .. })), "{n}");
+            } else {
+                let seen = seen.unwrap().unwrap();
+                let want = (n as i64 * 3, 1002);
+                assert_eq!((seen.first_offset(), seen.timestamp), want, "{n}");
+            }
+        }
+    }
+
+    #[test]
+    fn sequences_follow_each_other_and_wrap() {
+        let p = with(&[batch(0, 10)]);
+        assert_eq!(p.check(&batch(0, 13)).unwrap(), None, "any first sequence was accepted");
+        let gap = p.check(&batch(0, 14)).unwrap_err();
+        assert!(matches!(gap, LogError::OutOfOrderSequence { last: 12, got: 14, .. }));
+        let p = with(&[batch(0, i32::MAX - 2)]);
+        assert_eq!(p.check(&batch(0, 0)).unwrap(), None);
+        let p = with(&[batch(0, i32::MAX - 1)]);
+        assert_eq!(p.check(&batch(0, 1)).unwrap(), None, "wrapped within a batch");
+        assert!(p.check(&batch(0, i32::MAX - 1)).unwrap().is_some(), "and is known again");
+    }
+
+    #[test]
+    fn epochs_fence_and_start_at_zero() {
+        let p = with(&[batch(4, 0)]);
+        let old = p.check(&batch(3, 3)).unwrap_err();
+        assert!(matches!(old, LogError::ProducerFenced { known: 4, got: 3, .. }));
+        assert!(matches!(p.check(&batch(5, 3)), Err(LogError::OutOfOrderSequence { .. })));
+        assert_eq!(p.check(&batch(5, 0)).unwrap(), None);
+        assert_eq!(p.check(&header(&Batch::of(1, 1, 0).by(8, 0, 77))).unwrap(), None);
+    }
+
+    #[test]
+    fn transactions_hold_the_stable_offset_back() {
+        let mut p = Producers::default();
+        let data = header(&Batch::of(3, 1, 0).by(7, 0, 0).in_txn());
+        let other = header(&Batch::of(1, 1, 0).by(8, 0, 0).in_txn());
+        p.apply(&data, 10, None);
+        p.apply(&other, 13, None);
+        assert_eq!(p.first_unstable_offset(), Some(10));
+        assert!(matches!(p.check(&batch(0, 3)), Err(LogError::InvalidTxnState { .. })));
+        let marker = Batch::marker(7, 0, false, 5);
+        let (h, bytes) = (header(&marker), marker.bytes());
+        let read = Marker::read(&h, &bytes).unwrap();
+        assert_eq!(read, Marker { aborted: true, coordinator_epoch: 1 });
+        let ended = p.apply(&h, 14, Some(read)).unwrap();
+        assert_eq!((ended.first_offset, ended.last_offset), (10, 14));
+        assert_eq!((ended.aborted, ended.last_stable_offset), (true, 13));
+        assert_eq!(p.first_unstable_offset(), Some(10), "until the marker is replicated");
+        p.on_high_watermark(14);
+        assert_eq!(p.first_unstable_offset(), Some(10));
+        p.on_high_watermark(15);
+        assert_eq!(p.first_unstable_offset(), Some(13));
+        assert_eq!(p.apply(&h, 15, Some(read)), None, "an empty transaction changes nothing");
+        let zombie = Marker { aborted: true, coordinator_epoch: 0 };
+        assert!(matches!(p.check_marker(&h, zombie), Err(LogError::CoordinatorFenced { .. })));
+    }
+
+    #[test]
+    fn idle_producers_are_forgotten_but_not_open_transactions() {
+        let mut p = Producers::default();
+        p.apply(&batch(0, 0), 0, None);
+        p.apply(&header(&Batch::of(1, 1, 0).by(8, 0, 0).in_txn()), 3, None);
+        p.expire(1_100, 100);
+        assert_eq!(p.iter().map(|(id, _)| id).collect::<Vec<_>>(), [7, 8]);
+        p.expire(1_102, 100);
+        assert_eq!(p.iter().map(|(id, _)| id).collect::<Vec<_>>(), [8]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_marker() {
+        let marker = Batch::marker(7, 0, true, 5);
+        let (h, bytes) = (header(&marker), marker.bytes());
+        for cut in 0..bytes.len() {
+            assert_eq!(Marker::read(&h, &bytes[..cut]), None, "cut at {cut}");
+        }
+        for at in 61..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 0xff;
+            _ = Marker::read(&h, &bad);
+        }
+    }
 }

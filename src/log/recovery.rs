@@ -9,27 +9,15 @@ use std::collections::BTreeMap;
 use super::{
     checkpoint::CHECKPOINT_BYTES_MAX,
     epochs::Epochs,
-    error::{LogError, is_missing},
+    error::LogError,
+    leftovers::Files,
     log::{Home, Log, Presence},
-    log_append::read_marker,
     names,
-    producers::Producers,
     scan::{BODIES_WINDOW, HEADERS_WINDOW, Scanner},
     segment::Segment,
-    snapshot::{self, SNAPSHOT_BYTES_MAX},
-    txn_index,
 };
-use crate::base::{Now, Offset, ports::DirEntry};
+use crate::base::{Now, Offset};
 use crate::record::{BatchError, BatchHeader, batch::check_crc};
-
-/// Sizes of the files of one segment.
-#[derive(Debug, Clone, Copy, Default)]
-struct Files {
-    log: Option<u64>,
-    index: Option<u64>,
-    time_index: Option<u64>,
-    txn_index: bool,
-}
 
 impl Log {
     /// Loads a directory that was left by a clean stop.
@@ -44,7 +32,9 @@ impl Log {
             let base = self.segments.last().map_or(0, |s| s.base);
             tracing::warn!(tp = %self.tp, base, "damaged after a clean stop, recovering");
             self.segments.clear();
-            return self.recover(base, now);
+            self.recover(base, now)?;
+            self.checkpointed = Offset::MAX;
+            return Ok(());
         };
         self.presence = Presence::Loaded;
         if end != self.end && self.deferred_size > 0 {
@@ -52,10 +42,15 @@ impl Log {
         }
         self.end = end;
         (self.flushed, self.recovery_point) = (end, end);
+        self.checkpointed = end;
         if rebuild_epochs {
             self.rebuild_epochs()?;
         }
         self.settle_start(now)?;
+        // Indexes that were just made anew may be in memory only.
+        if self.segments.iter().any(|s| s.index_unsynced) {
+            self.recovery_point = self.recovery_point.min(self.reliable());
+        }
         self.load_producers(self.end, true, now)
     }
 
@@ -64,6 +59,8 @@ impl Log {
     pub(super) fn recover(&mut self, recovery_point: Offset, now: Now) -> Result<(), LogError> {
         let files = self.survey()?;
         let rebuild_epochs = self.read_epochs()?;
+        // Names from before a killed process are not durable, either.
+        self.entries_changed = self.entries_changed.wrapping_add(1);
         self.open_segments(files, recovery_point, now)?;
         self.presence = Presence::Loaded;
         self.end = self.segments.first().map_or(self.log_start, |s| s.base);
@@ -78,143 +75,29 @@ impl Log {
             let base = self.segments[at].base;
             rescanned = rescanned.or(Some(base));
             let damaged = self.rescan(at, recovery_point)?;
-            let gap = next.is_some_and(|next| next > self.end) && !self.config.compact;
+            // Cleaning makes holes; otherwise one means that a file lost its end.
+            let follows = match next {
+                Some(next) if self.config.compact => next >= self.end,
+                Some(next) => next == self.end,
+                None => true,
+            };
             at += 1;
-            if damaged || gap {
+            if damaged || !follows {
                 self.drop_after(at)?;
             }
         }
         if rebuild_epochs {
             self.rebuild_epochs()?;
         }
+        self.checkpointed = recovery_point;
         self.flushed = recovery_point.min(self.end);
-        self.recovery_point = self.flushed;
+        self.recovery_point = self.flushed.min(self.reliable());
         self.settle_start(now)?;
         self.load_producers(rescanned.unwrap_or(self.end), false, now)?;
         if self.producers.len() > 0 {
             self.take_snapshot(self.end)?;
         }
         Ok(())
-    }
-
-    /// Reads the newest usable snapshot and replays the batches after it: after a truncation.
-    pub(super) fn reload_producers(&mut self, now: Now) -> Result<(), LogError> {
-        let (start, end) = (self.log_start, self.end);
-        self.drop_snapshots(|at| at > end || at <= start)?;
-        self.load_producers(self.end, false, now)
-    }
-
-    /// Removes what an interrupted deletion or cleaning left, finishes an interrupted swap, and
-    /// lists the files of the segments.
-    fn survey(&mut self) -> Result<BTreeMap<Offset, Files>, LogError> {
-        let mut entries = self.entries()?;
-        if self.remove_leftovers(&entries)? {
-            entries = self.entries()?;
-        }
-        let mut out: BTreeMap<Offset, Files> = BTreeMap::new();
-        for entry in &entries {
-            let Some((base, suffix)) = names::parse_file(&entry.name) else { continue };
-            match suffix {
-                names::LOG => out.entry(base).or_default().log = Some(entry.len),
-                names::INDEX => out.entry(base).or_default().index = Some(entry.len),
-                names::TIME_INDEX => out.entry(base).or_default().time_index = Some(entry.len),
-                names::TXN_INDEX => out.entry(base).or_default().txn_index = true,
-                _ => {}
-            }
-        }
-        for (base, files) in &out {
-            if files.log.is_none() {
-                for suffix in [names::INDEX, names::TIME_INDEX, names::TXN_INDEX] {
-                    self.remove(&names::file(*base, suffix))?;
-                }
-            }
-        }
-        out.retain(|_, files| files.log.is_some());
-        Ok(out)
-    }
-
-    fn entries(&self) -> Result<Vec<DirEntry>, LogError> {
-        let folder = self.folder();
-        match self.dir.fs().read_dir(&folder) {
-            Ok(all) => Ok(all.into_iter().filter(|e| !e.is_dir).collect()),
-            Err(e) if is_missing(&e) => Ok(Vec::new()),
-            Err(e) => Err(self.fault("listing", &folder, e)),
-        }
-    }
-
-    fn remove(&self, name: &str) -> Result<(), LogError> {
-        let path = self.folder().join(name);
-        self.dir.fs().remove_file(&path).map_err(|e| self.fault("removing", &path, e))
-    }
-
-    /// Tells whether anything changed.
-    fn remove_leftovers(&mut self, entries: &[DirEntry]) -> Result<bool, LogError> {
-        let ending = |suffix: &'static str| {
-            entries.iter().filter_map(move |e| Some((&e.name, e.name.strip_suffix(suffix)?)))
-        };
-        let base = |name: &str| names::parse_file(name).map_or(0, |(base, _)| base);
-        let lowest_cleaned = ending(names::CLEANED).map(|(_, plain)| base(plain)).min();
-        let mut changed = false;
-        let litter = [names::DELETED, names::CLEANED, names::TMP];
-        for (name, _) in litter.into_iter().flat_map(ending) {
-            self.remove(name)?;
-            changed = true;
-        }
-        let mut swaps = Vec::new();
-        for (name, plain) in ending(names::SWAP) {
-            changed = true;
-            if lowest_cleaned.is_some_and(|lowest| base(plain) >= lowest) {
-                self.remove(name)?;
-            } else {
-                swaps.push((name.clone(), plain.to_owned()));
-            }
-        }
-        self.finish_swap(entries, &swaps)?;
-        Ok(changed)
-    }
-
-    /// The cleaned segments take the place of those whose offsets they cover.
-    fn finish_swap(
-        &mut self,
-        entries: &[DirEntry],
-        swaps: &[(String, String)],
-    ) -> Result<(), LogError> {
-        let (mut from, mut to) = (Offset::MAX, Offset::MIN);
-        for (name, plain) in swaps {
-            if let Some((base, names::LOG)) = names::parse_file(plain) {
-                from = from.min(base);
-                to = to.max(self.end_of_file(name, base)?);
-            }
-        }
-        for entry in entries {
-            if let Some((base, names::LOG | names::INDEX | names::TIME_INDEX | names::TXN_INDEX)) =
-                names::parse_file(&entry.name)
-                && (from..to).contains(&base)
-            {
-                self.remove(&entry.name)?;
-            }
-        }
-        for (name, plain) in swaps {
-            let path = self.folder().join(name);
-            let done = self.dir.fs().rename(&path, &self.folder().join(plain));
-            done.map_err(|e| self.fault("renaming", &path, e))?;
-        }
-        Ok(())
-    }
-
-    fn end_of_file(&self, name: &str, base: Offset) -> Result<Offset, LogError> {
-        let path = self.folder().join(name);
-        let read = || {
-            let file = self.dir.fs().open(&path, crate::base::ports::OpenMode::Read)?;
-            let len = file.len()?;
-            let mut walk = Scanner::new(file, 0, len, HEADERS_WINDOW);
-            let mut end = base;
-            while let Some(Ok((_, h))) = walk.next()? {
-                end = h.next_offset();
-            }
-            Ok(end)
-        };
-        read().map_err(|e| self.fault("reading", &path, e))
     }
 
     fn open_segments(
@@ -240,6 +123,7 @@ impl Log {
         }
         for at in rebuild {
             self.rebuild_indexes(at)?;
+            self.closed_unsynced = true;
         }
         Ok(())
     }
@@ -314,6 +198,7 @@ impl Log {
             segment.cut(home, segment.size)?;
         }
         self.end = end;
+        self.closed_unsynced = true;
         if at + 1 < self.segments.len() {
             self.segments[at].seal(home)?;
         }
@@ -334,8 +219,8 @@ impl Log {
     /// Makes log start, log end, epochs and segments agree.
     fn settle_start(&mut self, now: Now) -> Result<(), LogError> {
         if self.log_start > self.end {
-            let start = self.log_start;
-            tracing::warn!(tp = %self.tp, start, end = self.end, "log ends below its start, emptied");
+            let (tp, start, end) = (&self.tp, self.log_start, self.end);
+            tracing::warn!(%tp, start, end, "log ends below its start, emptied");
             self.truncate_fully_and_start_at(start, None, now)?;
             return Ok(());
         }
@@ -372,76 +257,6 @@ impl Log {
         }
         Ok(())
     }
-
-    /// Makes the producers' state from the newest usable snapshot at or below `at_most` and the
-    /// batches after it. Without a snapshot a clean stop had no producers; otherwise all batches
-    /// are looked at. Transaction indexes of the segments from `at_most` on are made anew.
-    fn load_producers(
-        &mut self,
-        at_most: Offset,
-        clean: bool,
-        now: Now,
-    ) -> Result<(), LogError> {
-        let mut producers = Producers::default();
-        let (end, mut from) = (self.end, if clean { self.end } else { self.log_start });
-        let mut snapshots = self.snapshots()?;
-        while let Some(offset) = snapshots.pop() {
-            let name = names::file(offset, names::SNAPSHOT);
-            if offset > end {
-                self.remove(&name)?;
-                continue;
-            }
-            if offset > at_most || offset < self.log_start {
-                continue;
-            }
-            let path = self.folder().join(&name);
-            let bytes = self.dir.fs().read(&path, SNAPSHOT_BYTES_MAX);
-            let bytes = bytes.map_err(|e| self.fault("reading", &path, e))?;
-            if let Some(entries) = snapshot::decode(&bytes) {
-                entries.into_iter().for_each(|(id, entry)| producers.insert(id, entry));
-                from = offset;
-                break;
-            }
-            tracing::warn!(path = %path.display(), "snapshot is damaged, removed");
-            self.remove(&name)?;
-            // Not knowing is not the same as there being none.
-            from = self.log_start;
-        }
-        (producers.map_end, producers.snapshot_end) = (from, from);
-        producers.expire(now.wall_ms, self.config.producer_id_expiration_ms);
-        self.producers = producers;
-        self.replay(from, at_most)
-    }
-
-    fn replay(&mut self, from: Offset, txns_from: Offset) -> Result<(), LogError> {
-        let home = Home { dir: &self.dir, tp: &self.tp };
-        let first = self.segments.partition_point(|s| s.base <= from).saturating_sub(1);
-        if from >= self.end {
-            return Ok(());
-        }
-        for segment in self.segments.iter_mut().skip(first) {
-            let start = segment.index_floor(home, from)?;
-            let mut walk = segment.scan(home, start, HEADERS_WINDOW)?;
-            while let Some((pos, h)) = segment.step(home, &mut walk)? {
-                if h.last_offset() < from {
-                    continue;
-                }
-                let marker = if h.is_control() {
-                    let body = walk.body(pos, &h);
-                    let body = body.map_err(|e| home.fault("reading", segment.base, names::LOG, e));
-                    read_marker(&h, body?)
-                } else {
-                    None
-                };
-                let ended = self.producers.apply(&h, h.base_offset, marker);
-                if let Some(txn) = ended.filter(|t| t.last_offset >= txns_from) {
-                    segment.note_txn(home, &txn)?;
-                }
-            }
-        }
-        self.producers.map_end = self.end;
-        Ok(())
-    }
 }
 
 enum Checked {
@@ -473,4 +288,279 @@ fn check_next(
         }
     }
     Ok(Checked::Batch(h))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::base::{
+        Uuid,
+        ports::{Fs, OpenMode},
+    };
+    use crate::log::fixture::{append, at, dir, new_log, open, read_all, sim, small};
+    use crate::log::{LogConfig, LogInit, Recovery};
+    use crate::testing::{batches::Batch, fs::SimFs};
+
+    const FOLDER: &str = "/data/t-0";
+
+    fn path(name: &str) -> std::path::PathBuf {
+        Path::new(FOLDER).join(name)
+    }
+
+    fn segment(base: Offset, suffix: &str) -> std::path::PathBuf {
+        path(&names::file(base, suffix))
+    }
+
+    /// Two batches of 1500 bytes a segment, three segments and a half.
+    fn filled(fs: &SimFs) -> Log {
+        let mut log = new_log(fs, &small());
+        for n in 0..7 {
+            append(&mut log, &Batch::of(1, 1500, n * 10).by(7, 0, n as i32).at(0, 1), n).unwrap();
+        }
+        log
+    }
+
+    fn unclean(fs: &SimFs, recovery_point: Offset) -> Log {
+        open(&dir(fs), &small(), Recovery::Unclean { recovery_point }).unwrap()
+    }
+
+    fn flip(fs: &SimFs, file: &Path, pos: u64) {
+        let file = fs.open(file, OpenMode::ReadWrite).unwrap();
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, pos).unwrap();
+        file.write_all_at(&[&[byte[0] ^ 1]], pos).unwrap();
+    }
+
+    #[test]
+    fn a_torn_tail_is_cut_wherever_it_tore() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        append(&mut log, &Batch::of(2, 40, 1), 0).unwrap();
+        let whole = log.size();
+        append(&mut log, &Batch::of(3, 40, 2), 0).unwrap();
+        let size = log.size();
+        drop(log);
+        for cut in (whole + 1..size).step_by(7) {
+            let left = fs.killed();
+            left.open(&segment(0, names::LOG), OpenMode::ReadWrite).unwrap().set_len(cut).unwrap();
+            let mut log = unclean(&left, 0);
+            assert_eq!((log.log_end_offset(), log.size()), (2, whole), "cut at {cut}");
+            append(&mut log, &Batch::of(1, 9, 3), 0).unwrap();
+            assert_eq!(read_all(&mut log, 0, 9999).len(), 2);
+        }
+    }
+
+    #[test]
+    fn damage_is_cut_only_past_the_recovery_point_and_ends_the_log() {
+        let fs = sim(1);
+        drop(filled(&fs));
+        flip(&fs, &segment(2, names::LOG), 200);
+        let log = unclean(&fs.killed(), 4);
+        assert_eq!(log.log_end_offset(), 7, "below the recovery point nothing is read");
+        let log = unclean(&fs.killed(), 1);
+        assert_eq!(log.log_end_offset(), 2);
+        assert_eq!(log.recovery_point(), 0, "the closed segment's new indexes are not durable");
+        let left = fs.killed();
+        drop(unclean(&left, 0));
+        let names: Vec<_> = left.read_dir(Path::new(FOLDER)).unwrap();
+        assert!(names.iter().all(|e| !e.name.starts_with("00000000000000000004")), "{names:?}");
+        let mut log = unclean(&left, 0);
+        append(&mut log, &Batch::of(1, 1, 0).by(7, 0, 2), 0).unwrap();
+    }
+
+    #[test]
+    fn a_segment_that_lost_its_end_ends_the_log() {
+        let fs = sim(1);
+        let log = filled(&fs);
+        let one = log.size() / 7;
+        drop(log);
+        let file = fs.open(&segment(2, names::LOG), OpenMode::ReadWrite).unwrap();
+        file.set_len(one).unwrap();
+        assert_eq!(unclean(&fs.killed(), 0).log_end_offset(), 3, "no hole in the middle");
+        let compact = LogConfig { compact: true, delete: false, ..small() };
+        let log = open(&dir(&fs), &compact, Recovery::Unclean { recovery_point: 0 }).unwrap();
+        assert_eq!(log.log_end_offset(), 7, "cleaning makes such holes");
+    }
+
+    #[test]
+    fn missing_or_damaged_indexes_are_made_anew() {
+        let fs = sim(1);
+        let mut log = filled(&fs);
+        let all = read_all(&mut log, 0, 2000);
+        log.close_clean(at(0)).unwrap();
+        drop(log);
+        let good = fs.read(&segment(2, names::INDEX), 999).unwrap();
+        assert_eq!(good.len(), 8);
+        fs.remove_file(&segment(2, names::INDEX)).unwrap();
+        fs.remove_file(&segment(4, names::TIME_INDEX)).unwrap();
+        let file = fs.open(&segment(0, names::INDEX), OpenMode::ReadWrite).unwrap();
+        file.set_len(5).unwrap();
+        let mut log = open(&dir(&fs), &small(), Recovery::Clean).unwrap();
+        assert_eq!(read_all(&mut log, 0, 2000), all);
+        assert_eq!(fs.read(&segment(2, names::INDEX), 999).unwrap(), good);
+        assert_eq!(log.max_timestamp(at(0)).unwrap(), 60);
+    }
+
+    #[test]
+    fn leftovers_of_deletion_and_cleaning() {
+        let fs = sim(1);
+        let mut log = filled(&fs);
+        log.close_clean(at(0)).unwrap();
+        drop(log);
+        let copy = |from: &str, to: &str| {
+            let bytes = fs.read(&path(from), 1 << 20).unwrap();
+            let file = fs.open(&path(to), OpenMode::Truncate).unwrap();
+            file.write_all_at(&[&bytes], 0).unwrap();
+        };
+        let zero = "00000000000000000000";
+        copy(&format!("{zero}.log"), &format!("{zero}.log.deleted"));
+        copy(&format!("{zero}.log"), "00000000000000000002.log.cleaned");
+        copy(&format!("{zero}.log"), "00000000000000000004.log.swap");
+        // A finished cleaning of the first two segments into one.
+        let mut merged = fs.read(&path(&format!("{zero}.log")), 1 << 20).unwrap();
+        merged.extend(fs.read(&path("00000000000000000002.log"), 1 << 20).unwrap());
+        let file = fs.open(&path(&format!("{zero}.log.swap")), OpenMode::Truncate).unwrap();
+        file.write_all_at(&[&merged], 0).unwrap();
+        copy(&format!("{zero}.index"), "00000000000000000099.index");
+        let mut log = unclean(&fs, 7);
+        let names: Vec<_> = fs.read_dir(Path::new(FOLDER)).unwrap();
+        let logs: Vec<_> = names.iter().filter(|e| e.name.contains(".log")).collect();
+        let kept: Vec<_> = logs.iter().map(|e| (&e.name[18..], e.len)).collect();
+        let one = merged.len() as u64 / 4;
+        assert_eq!(kept, [("00.log", one * 4), ("04.log", one * 2), ("06.log", one)]);
+        assert!(!names.iter().any(|e| e.name.contains("99")), "an index without batches");
+        assert_eq!(read_all(&mut log, 0, 9999).len(), 7);
+    }
+
+    #[test]
+    fn producers_survive_by_snapshot_and_replay() {
+        let fs = sim(1);
+        drop(filled(&fs));
+        let repeated = Batch::of(1, 1500, 60).by(7, 0, 6);
+        let next = Batch::of(1, 10, 60).by(7, 0, 7);
+        let check = |mut log: Log| {
+            assert!(append(&mut log, &repeated, 0).unwrap().duplicate_of.is_some());
+            assert_eq!(append(&mut log, &next, 0).unwrap().base_offset, 7);
+        };
+        check(unclean(&fs.killed(), 0));
+        check(unclean(&fs.killed(), 7));
+        let torn = fs.killed();
+        flip(&torn, &segment(6, names::SNAPSHOT), 7);
+        check(unclean(&torn, 7));
+        assert!(torn.stat(&segment(6, names::SNAPSHOT)).unwrap().is_none(), "damaged, removed");
+        let bare = fs.killed();
+        for base in [2, 4, 6] {
+            bare.remove_file(&segment(base, names::SNAPSHOT)).unwrap();
+        }
+        check(unclean(&bare, 7));
+        let mut log = unclean(&fs, 0);
+        log.close_clean(at(0)).unwrap();
+        drop(log);
+        check(open(&dir(&fs), &small(), Recovery::Clean).unwrap());
+    }
+
+    #[test]
+    fn aborted_transactions_survive() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        for n in 0..3 {
+            append(&mut log, &Batch::of(2, 900, 0).by(7, 0, n * 2).in_txn(), 0).unwrap();
+            append(&mut log, &Batch::marker(7, 0, n == 1, 0), 0).unwrap();
+        }
+        append(&mut log, &Batch::of(1, 1, 0).by(7, 0, 6).in_txn(), 0).unwrap();
+        let check = |log: &mut Log| {
+            let got = log.aborted_transactions(0, 100, at(0)).unwrap();
+            assert_eq!(got.iter().map(|t| t.first_offset).collect::<Vec<_>>(), [0, 6]);
+            assert_eq!(log.aborted_transactions(0, 6, at(0)).unwrap().len(), 1);
+            assert_eq!(log.last_stable_offset(10, at(0)).unwrap(), 9);
+            assert_eq!(log.last_stable_offset(8, at(0)).unwrap(), 8);
+        };
+        check(&mut log);
+        drop(log);
+        check(&mut unclean(&fs.killed(), 0));
+        check(&mut unclean(&fs.killed(), 5));
+        let full = fs.killed();
+        let dir = dir(&full);
+        full.fill_disk();
+        let point = Recovery::Unclean { recovery_point: 0 };
+        let mut log = open(&dir, &small(), point).unwrap();
+        check(&mut log);
+        full.free_disk();
+        log.close_clean(at(0)).unwrap();
+        check(&mut open(&dir, &small(), Recovery::Clean).unwrap());
+    }
+
+    #[test]
+    fn epochs_log_start_and_topic_id() {
+        let fs = sim(1);
+        let mut log = filled(&fs);
+        log.close_clean(at(0)).unwrap();
+        drop(log);
+        let damaged = fs.killed();
+        let file = damaged.open(&path(names::EPOCHS), OpenMode::Truncate).unwrap();
+        file.write_all_at(&[b"0\n1\nx y\n"], 0).unwrap();
+        let mut log = open(&dir(&damaged), &small(), Recovery::Clean).unwrap();
+        assert_eq!(log.epoch_at(3, at(0)).unwrap(), Some(1));
+        let mut init = LogInit {
+            tp: crate::base::TopicPartition::new("t", 0),
+            topic_id: Some(Uuid([1; 16])),
+            config: std::sync::Arc::new(small()),
+            log_start: 0,
+            recovery: Recovery::Clean,
+        };
+        let dir = dir(&fs);
+        let stray = Log::open(std::sync::Arc::clone(&dir), init.clone(), at(0));
+        assert!(matches!(stray, Err(LogError::InconsistentTopicId { .. })));
+        init.topic_id = None;
+        init.log_start = 5;
+        let log = Log::open(std::sync::Arc::clone(&dir), init.clone(), at(0)).unwrap();
+        assert_eq!((log.log_start_offset(), log.log_start_to_checkpoint()), (5, Some(5)));
+        drop(log);
+        init.log_start = 50;
+        let log = Log::open(dir, init, at(0)).unwrap();
+        assert_eq!((log.log_start_offset(), log.log_end_offset(), log.size()), (50, 50, 0));
+    }
+
+    #[test]
+    fn no_damage_panics_or_shows_a_damaged_batch() {
+        let mut seeded = crate::testing::clock::Seeded::new(11);
+        let fs = sim(1);
+        let mut log = filled(&fs);
+        log.close_clean(at(0)).unwrap();
+        drop(log);
+        for round in 0..400 {
+            let left = fs.killed();
+            let files = left.read_dir(Path::new(FOLDER)).unwrap();
+            for _ in 0..=seeded.below(3) {
+                let victim = &files[seeded.below(files.len())];
+                let file = left.open(&path(&victim.name), OpenMode::ReadWrite).unwrap();
+                let pos = seeded.below(victim.len as usize + 1) as u64;
+                let noise: Vec<_> = (0..seeded.below(30)).map(|_| seeded.u64() as u8).collect();
+                match seeded.below(3) {
+                    0 => file.set_len(pos).unwrap(),
+                    1 => file.write_all_at(&[&noise], pos).unwrap(),
+                    _ => file.write_all_at(&[&[0; 100]], pos).unwrap(),
+                }
+            }
+            let point = if round % 2 == 0 { 0 } else { seeded.below(9) as i64 };
+            let unclean = Recovery::Unclean { recovery_point: point };
+            let recovery = if round % 3 == 0 { Recovery::Clean } else { unclean };
+            let Ok(mut log) = open(&dir(&left), &small(), recovery) else { continue };
+            let end = log.log_end_offset();
+            _ = log.batch_for_timestamp(seeded.below(70) as i64, at(0));
+            _ = log.aborted_transactions(0, end, at(0));
+            _ = log.read(seeded.below(9) as i64, end, 2000, true, at(0));
+            if recovery == (Recovery::Unclean { recovery_point: 0 }) {
+                let start = log.log_start_offset();
+                for (_, batch) in read_all(&mut log, start, 5000) {
+                    let h = BatchHeader::read(&batch).unwrap();
+                    check_crc(&h, &batch).unwrap();
+                }
+            }
+            append(&mut log, &Batch::of(1, 5, 0), 0).unwrap();
+            log.close_clean(at(0)).unwrap();
+        }
+    }
 }

@@ -127,8 +127,7 @@ impl Log {
     fn views(&self) -> Vec<View> {
         let count = self.segments.len();
         let end = |at: usize| self.segments.get(at + 1).map_or(self.end, |s| s.base);
-        let view =
-            |(at, size): (usize, u64)| View { end: end(at), size, last: at + 1 == count };
+        let view = |(at, size): (usize, u64)| View { end: end(at), size, last: at + 1 == count };
         self.segments.iter().map(|s| s.size).enumerate().map(view).collect()
     }
 }

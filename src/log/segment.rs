@@ -6,9 +6,7 @@ use std::sync::Arc;
 use super::{
     error::LogError,
     files::{FileCache, FileRef},
-    index::{
-        OffsetIndex, TimeIndex, offset_entry, read_offset_entry, read_time_entry, time_entry,
-    },
+    index::{OffsetIndex, TimeIndex, offset_entry, read_offset_entry, read_time_entry, time_entry},
     log::Home,
     names,
     producers::{AbortedTxn, CompletedTxn},
@@ -173,7 +171,8 @@ impl Segment {
         } else {
             now_ms.saturating_sub(self.created_ms)
         };
-        Ok(age > config.roll_after_ms(self.jitter_ms(home, config)))
+        Ok(age > config.roll_after_ms(config.segment_jitter_ms)
+            && age > config.roll_after_ms(self.jitter_ms(home, config)))
     }
 
     /// Whether time alone asks for a new segment.
@@ -243,6 +242,24 @@ impl Segment {
         Ok(())
     }
 
+    /// Writes index entries that fill memory. A full disk is no error.
+    pub(super) fn store_heavy(&mut self, home: Home<'_>) -> Result<(), LogError> {
+        if self.offsets.is_heavy() || self.times.is_heavy() {
+            self.store(home)?;
+        }
+        Ok(())
+    }
+
+    fn store(&mut self, home: Home<'_>) -> Result<(), LogError> {
+        for done in [self.offsets.store(home, self.base), self.times.store(home, self.base)] {
+            match done {
+                Ok(()) | Err(LogError::Full(_)) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the files what Kafka expects of a segment that takes no more appends: last time
     /// entry, indexes complete, nothing behind the last batch. A full disk is no error: the
     /// indexes stay in memory and the next start makes them anew.
@@ -256,13 +273,7 @@ impl Segment {
             self.index_unsynced = true;
         }
         self.store_txns(home)?;
-        for done in [self.offsets.store(home, self.base), self.times.store(home, self.base)] {
-            match done {
-                Ok(()) | Err(LogError::Full(_)) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        Ok(())
+        self.store(home)
     }
 
     fn trim(&mut self, home: Home<'_>) -> Result<(), LogError> {
@@ -322,15 +333,10 @@ impl Segment {
     }
 
     /// A batch boundary at or before the batch that holds `offset`, by the index.
-    pub(super) fn index_floor(
-        &mut self,
-        home: Home<'_>,
-        offset: Offset,
-    ) -> Result<u64, LogError> {
+    pub(super) fn index_floor(&mut self, home: Home<'_>, offset: Offset) -> Result<u64, LogError> {
         let base = self.base;
-        let n = self
-            .offsets
-            .partition_point(home, base, |e| read_offset_entry(base, e).0 < offset)?;
+        let n =
+            self.offsets.partition_point(home, base, |e| read_offset_entry(base, e).0 < offset)?;
         if n < self.offsets.len() {
             let (last, pos) = read_offset_entry(base, &self.offsets.get(home, base, n)?);
             if last == offset {
@@ -430,9 +436,8 @@ impl Segment {
     ) -> Result<Option<(u64, BatchHeader)>, LogError> {
         let base = self.base;
         // Up to the last entry below `timestamp`, every batch is older.
-        let n = self
-            .times
-            .partition_point(home, base, |e| read_time_entry(base, e).0 < timestamp)?;
+        let n =
+            self.times.partition_point(home, base, |e| read_time_entry(base, e).0 < timestamp)?;
         let after = match n.checked_sub(1) {
             Some(n) => read_time_entry(base, &self.times.get(home, base, n)?).1,
             None => base,
@@ -454,7 +459,8 @@ impl Segment {
         let end = offset.min(header.base_offset);
         self.cut(home, pos)?;
         let base = self.base;
-        let keep = self.offsets.partition_point(home, base, |e| read_offset_entry(base, e).1 < pos)?;
+        let keep =
+            self.offsets.partition_point(home, base, |e| read_offset_entry(base, e).1 < pos)?;
         self.offsets.truncate(home, base, keep)?;
         let keep = self.times.partition_point(home, base, |e| read_time_entry(base, e).1 < end)?;
         self.times.truncate(home, base, keep)?;
@@ -485,11 +491,7 @@ impl Segment {
 
     /// Adds a completed transaction to the index if it was aborted. If the disk is full, it waits
     /// in memory.
-    pub(super) fn note_txn(
-        &mut self,
-        home: Home<'_>,
-        txn: &CompletedTxn,
-    ) -> Result<(), LogError> {
+    pub(super) fn note_txn(&mut self, home: Home<'_>, txn: &CompletedTxn) -> Result<(), LogError> {
         if txn.aborted {
             self.txns_unstored.push(TxnEntry::of(txn));
             self.index_unsynced = true;

@@ -80,8 +80,7 @@ pub(super) fn append(home: Home<'_>, base: Offset, entries: &[TxnEntry]) -> Resu
             _ = file.set_len(len);
         })
     };
-    write()
-        .map_err(|e| home.fault("writing", base, names::TXN_INDEX, e))
+    write().map_err(|e| home.fault("writing", base, names::TXN_INDEX, e))
 }
 
 /// Keeps the entries whose marker lies below `offset`.

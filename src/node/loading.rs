@@ -10,7 +10,9 @@ use crate::{
     base::{TopicPartition, Uuid},
     log::{CleanEntry, DirState, Log, LogError, LogInit, Recovery, names::Fate},
     metadata::Image,
-    replica::{partition::Partition, settings::PartitionSettings, table::ReplicaTable},
+    replica::{
+        partition::Partition, settings::PartitionSettings, table::ReplicaTable, upkeep_driver,
+    },
 };
 
 /// One log to open.
@@ -50,6 +52,10 @@ pub(crate) fn load_all(
             }
         }
     });
+    // What recovery has cut must not be looked for again.
+    if table.all().iter().any(|slot| slot.lock().log.checkpoint_due()) {
+        upkeep_driver::write_recovery_points(table);
+    }
 }
 
 fn plan(

@@ -7,16 +7,18 @@
 //! atomic; unsynced bytes survive sector by sector, and so may an older length.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::clock::Seeded;
+use super::{
+    clock::Seeded,
+    nodes::{Change, Node, apply, copy_dir},
+};
 use crate::base::ports::{DirEntry, File, FileLock, Fs, OpenMode, Space};
 
-const SECTOR: usize = 512;
 const ROOT: usize = 0;
 
 /// What an injected error strikes.
@@ -50,33 +52,6 @@ struct Fault {
     part: String,
     kind: io::ErrorKind,
     once: bool,
-}
-
-#[derive(Debug, Clone)]
-enum Change {
-    Link(String, usize),
-    Unlink(String),
-    Rename(String, String),
-}
-
-#[derive(Debug, Clone)]
-enum Node {
-    File {
-        data: Vec<u8>,
-        synced: Vec<u8>,
-        modified_ms: i64,
-    },
-    Dir {
-        entries: BTreeMap<String, usize>,
-        synced: BTreeMap<String, usize>,
-        changes: Vec<Change>,
-    },
-}
-
-impl Node {
-    fn dir() -> Self {
-        Self::Dir { entries: BTreeMap::new(), synced: BTreeMap::new(), changes: Vec::new() }
-    }
 }
 
 #[derive(Debug)]
@@ -133,7 +108,8 @@ impl SimFs {
         let out = Self::new(seed);
         let mut left = out.state();
         left.now_ms = state.now_ms;
-        copy_dir(&mut state, ROOT, &mut left, ROOT);
+        let State { nodes, seeded, .. } = &mut *state;
+        copy_dir(nodes, seeded, ROOT, &mut left.nodes, ROOT);
         drop(left);
         out
     }
@@ -218,76 +194,6 @@ fn parts(path: &Path) -> Vec<&str> {
         .collect()
 }
 
-fn copy_dir(from: &mut State, dir: usize, to: &mut State, into: usize) {
-    let Node::Dir { synced, changes, .. } = from.nodes[dir].clone() else { return };
-    let mut entries = synced;
-    let kept = from.seeded.below(changes.len() + 1);
-    for change in &changes[..kept] {
-        apply(&mut entries, change);
-    }
-    for (name, node) in entries {
-        let id = to.nodes.len();
-        match from.nodes[node].clone() {
-            Node::File { data, synced, modified_ms } => {
-                let left = tear(&mut from.seeded, &synced, data);
-                to.nodes.push(Node::File { data: left.clone(), synced: left, modified_ms });
-            }
-            Node::Dir { .. } => {
-                to.nodes.push(Node::dir());
-                copy_dir(from, node, to, id);
-            }
-        }
-        if let Node::Dir { entries, synced, .. } = &mut to.nodes[into] {
-            entries.insert(name.clone(), id);
-            synced.insert(name, id);
-        }
-    }
-}
-
-fn apply(entries: &mut BTreeMap<String, usize>, change: &Change) {
-    match change {
-        Change::Link(name, node) => _ = entries.insert(name.clone(), *node),
-        Change::Unlink(name) => _ = entries.remove(name),
-        Change::Rename(from, to) => {
-            if let Some(node) = entries.remove(from) {
-                entries.insert(to.clone(), node);
-            }
-        }
-    }
-}
-
-/// What is left of a file: synced bytes, all bytes, or sectors of either.
-fn tear(seeded: &mut Seeded, synced: &[u8], data: Vec<u8>) -> Vec<u8> {
-    if synced == data {
-        return data;
-    }
-    match seeded.below(4) {
-        0 => synced.to_vec(),
-        1 => data,
-        _ => {
-            let len = match seeded.below(3) {
-                0 => synced.len(),
-                1 => data.len(),
-                _ => {
-                    let (a, b) = (synced.len().min(data.len()), synced.len().max(data.len()));
-                    a + seeded.below(b - a + 1)
-                }
-            };
-            let mut out = vec![0; len];
-            for (n, sector) in out.chunks_mut(SECTOR).enumerate() {
-                let source = if seeded.one_in(2) { synced } else { &data };
-                let have = source.get(n * SECTOR..).unwrap_or_default();
-                let have = &have[..have.len().min(sector.len())];
-                sector[..have.len()].copy_from_slice(have);
-            }
-            // What is synced and unchanged since does not tear.
-            let same = synced.iter().zip(&data).take_while(|(a, b)| a == b).count().min(len);
-            out[..same].copy_from_slice(&synced[..same]);
-            out
-        }
-    }
-}
-
 impl State {
     fn strike(&mut self, op: Op, path: &Path) -> io::Result<()> {
         let path = path.to_string_lossy();
@@ -322,7 +228,8 @@ impl State {
 
     fn parent(&self, path: &Path) -> io::Result<(usize, String)> {
         let name = parts(path).last().copied().ok_or_else(missing)?.to_owned();
-        let parent = self.find(path.parent().unwrap_or(Path::new("/"))).ok_or_else(missing)?;
+        let parent =
+            self.find(path.parent().unwrap_or_else(|| Path::new("/"))).ok_or_else(missing)?;
         Ok((parent, name))
     }
 
@@ -391,9 +298,7 @@ impl File for SimFile {
         // A failing write leaves a part behind.
         let kept = match (&struck, room) {
             (Err(_), _) => all.len() / 2,
-            (Ok(()), Some(room)) if grown > room => {
-                all.len() - index(grown - room)?.min(all.len())
-            }
+            (Ok(()), Some(room)) if grown > room => all.len() - index(grown - room)?.min(all.len()),
             _ => all.len(),
         };
         if data.len() < from + kept {

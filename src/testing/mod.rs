@@ -3,3 +3,4 @@
 pub mod batches;
 pub mod clock;
 pub mod fs;
+mod nodes;

@@ -35,15 +35,14 @@ pub trait Message: Field + Default + Clone + PartialEq + std::fmt::Debug {
     /// The API it belongs to.
     const KEY: ApiKey;
 
-    /// Reads the body in `version`, to the last byte.
+    /// Reads the body in `version`. Bytes that follow it are left in `r`: Kafka passes over them,
+    /// and librdkafka's Metadata request for all topics (version 9 and later) ends in three.
     ///
     /// # Errors
     /// `UnsupportedVersion` outside the schema's range; otherwise as the bytes are wrong.
     fn decode(r: &mut Reader<'_>, version: i16) -> Result<Self, DecodeError> {
         let ver = Self::KEY.ver(version).ok_or(DecodeError::UnsupportedVersion(version))?;
-        let out = Self::read(r, ver)?;
-        r.finish()?;
-        Ok(out)
+        Self::read(r, ver)
     }
 
     /// Writes the body in `version`.
