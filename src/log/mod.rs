@@ -12,9 +12,9 @@ pub mod error;
 pub mod files;
 #[cfg(test)]
 mod fixture;
-pub mod flush_driver;
 #[cfg(test)]
 mod fixture;
+pub mod flush_driver;
 mod index;
 mod leftovers;
 #[expect(clippy::module_inception, reason = "a room may be named for its main type")]

@@ -76,9 +76,8 @@ fn plan(
             set_aside(table, dir, &found.tp, "the cluster has no such partition here");
             continue;
         };
-        let settings = cache
-            .entry(Arc::clone(&topic.name))
-            .or_insert_with(|| settings(&topic.name));
+        let settings =
+            cache.entry(Arc::clone(&topic.name)).or_insert_with(|| settings(&topic.name));
         jobs.push_back(Job {
             tp: TopicPartition::new(Arc::clone(&topic.name), found.tp.partition),
             topic_id: topic.id,

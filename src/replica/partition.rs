@@ -229,10 +229,8 @@ impl Partition {
             self.log.begin_epoch(registration.leader_epoch);
         }
         self.leader_epoch = registration.leader_epoch;
-        self.leader = Some(Leader {
-            isr: registration.isr.clone(),
-            replicas: registration.replicas.len(),
-        });
+        self.leader =
+            Some(Leader { isr: registration.isr.clone(), replicas: registration.replicas.len() });
         self.advance();
     }
 
@@ -313,8 +311,7 @@ impl Partition {
     }
 
     fn append(&mut self, batch: &Validated, now: Now) -> Result<Receipt, Refusal> {
-        let done =
-            self.log.append_leader(&batch.batch, &batch.header, self.leader_epoch, now)?;
+        let done = self.log.append_leader(&batch.batch, &batch.header, self.leader_epoch, now)?;
         self.rolled |= done.rolled;
         let stamped = self.settings.rules.timestamp_type == TimestampType::LogAppendTime;
         self.advance();
@@ -362,11 +359,8 @@ impl Partition {
         }
         // Where nobody waits for the disk, only what no append touches any more goes there.
         let closed_only = std::mem::take(&mut self.rolled) && !self.settings.durable();
-        let ticket = if closed_only {
-            self.log.flush_ticket_closed()
-        } else {
-            self.log.flush_ticket()
-        };
+        let ticket =
+            if closed_only { self.log.flush_ticket_closed() } else { self.log.flush_ticket() };
         match ticket {
             Ok(ticket) => {
                 if ticket.is_some() {
@@ -509,11 +503,13 @@ impl Partition {
         };
         let (timestamp, offset) = match timestamp {
             // Latest.
-            -1 => return Ok(TimedOffset {
-                timestamp: -1,
-                offset: end,
-                leader_epoch: self.leader_epoch,
-            }),
+            -1 => {
+                return Ok(TimedOffset {
+                    timestamp: -1,
+                    offset: end,
+                    leader_epoch: self.leader_epoch,
+                });
+            }
             // Earliest; without tiered storage the earliest local one is the same.
             -2 | -4 => (-1, marks.log_start),
             -3 => {
