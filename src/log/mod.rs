@@ -12,8 +12,6 @@ pub mod error;
 pub mod files;
 #[cfg(test)]
 mod fixture;
-#[cfg(test)]
-mod fixture;
 pub mod flush_driver;
 mod index;
 mod leftovers;

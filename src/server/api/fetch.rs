@@ -130,8 +130,10 @@ fn wanted(
         if by_id {
             (image.topics().by_id(id).map_or_else(|| "".into(), |t| Arc::clone(&t.name)), id)
         } else {
-            let known = image.topics().by_name(&name);
-            known.map_or((name.into(), Uuid::ZERO), |t| (Arc::clone(&t.name), t.id))
+            match image.topics().by_name(&name) {
+                Some(t) => (Arc::clone(&t.name), t.id),
+                None => (name.into(), Uuid::ZERO),
+            }
         }
     };
     let mut wanted = Vec::new();
