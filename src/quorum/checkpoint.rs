@@ -503,7 +503,7 @@ mod tests {
                 Record::Config {
                     resource: crate::metadata::ConfigResource::topic(&*name),
                     key: "retention.ms".into(),
-                    value: Some("x".repeat(2000).into()),
+                    value: Some("x".repeat(2000)),
                 },
             ]
         });
