@@ -4,21 +4,21 @@
 //! only those its row names. `tests/tidy.rs` reads that table and checks every edge.
 
 pub mod base;
-pub mod os;
+pub mod cli;
 pub mod config;
-pub mod record;
-pub mod wire;
+pub mod controller;
+pub mod coordinator;
 pub mod log;
 pub mod metadata;
-pub mod security;
 pub mod net;
-pub mod quorum;
-pub mod controller;
-pub mod replica;
-pub mod coordinator;
-pub mod server;
 pub mod node;
-pub mod cli;
+pub mod os;
+pub mod quorum;
+pub mod record;
+pub mod replica;
+pub mod security;
+pub mod server;
+pub mod wire;
 
 pub mod pb;
 pub mod telemetry;

@@ -149,7 +149,7 @@ impl History {
             protocols: protocols(agent.protocols),
             session_timeout_ms: 6_000 + dice.roll(4_000) as i32,
             rebalance_timeout_ms: 5_000 + dice.roll(5_000) as i32,
-            must_know_id: n % 2 == 0,
+            must_know_id: n.is_multiple_of(2),
             can_skip_assignment: n % 4 < 2,
             unique,
         })

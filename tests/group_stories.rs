@@ -238,7 +238,7 @@ impl Story {
                     "group {group} type {:?} generation {} leader {} members [{}]",
                     v.protocol_type,
                     v.generation,
-                    v.leader.as_ref().map_or("none".into(), |l| self.label(l)),
+                    v.leader.as_ref().map_or_else(|| "none".into(), |l| self.label(l)),
                     members.join(", ")
                 )
             }

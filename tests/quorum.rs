@@ -203,14 +203,23 @@ async fn the_only_voter_leads_at_once_and_remembers() {
     assert_eq!((described.leader, described.epoch), (Some(NodeId(1)), epoch));
     assert_eq!(described.high_watermark, described.voters[0].log_end_offset);
     let image = members[0].quorum.image();
+    // A copy of the running member's files is what a crash would leave.
+    std::fs::create_dir_all(cluster.dirs.path().join("crashed/__cluster_metadata-0")).unwrap();
+    for file in std::fs::read_dir(cluster.dir(1).join("__cluster_metadata-0")).unwrap() {
+        let file = file.unwrap();
+        let to = cluster.dirs.path().join("crashed/__cluster_metadata-0").join(file.file_name());
+        std::fs::copy(file.path(), to).unwrap();
+    }
     for m in members {
         m.stop().await;
     }
+    std::fs::remove_dir_all(cluster.dir(1)).unwrap();
+    std::fs::rename(cluster.dirs.path().join("crashed"), cluster.dir(1)).unwrap();
 
     let members = [cluster.restart(1).await];
     let (_, later) = leader(&members).await;
     assert!(later > epoch, "a restart begins a new epoch");
-    assert_eq!(members[0].config("t").as_deref(), Some("19"));
+    assert_eq!(members[0].config("t").as_deref(), Some("19"), "what was committed is there");
     assert_eq!(members[0].quorum.image().configs(), image.configs());
     for m in members {
         m.stop().await;
@@ -367,12 +376,7 @@ impl ConfigSchema for AnyConfig {
     fn default_value(&self, _: ResourceType, _: &str) -> Option<String> {
         None
     }
-    fn validate(
-        &self,
-        _: &ConfigResource,
-        _: &Properties,
-        _: &Properties,
-    ) -> Result<(), String> {
+    fn validate(&self, _: &ConfigResource, _: &Properties, _: &Properties) -> Result<(), String> {
         Ok(())
     }
     fn effective_topic(&self, _: &Properties, _: &Properties) -> Vec<EffectiveConfig> {
@@ -404,8 +408,7 @@ impl Cluster {
     async fn controller(&self, id: i32, listener: TcpListener) -> Member {
         let quorum = Arc::new(self.open(id).await.unwrap());
         let clock = Arc::new(OsClock::new());
-        let (driver, handle) =
-            ControllerDriver::start(core(id, self), Arc::clone(&quorum), clock);
+        let (driver, handle) = ControllerDriver::start(core(id, self), Arc::clone(&quorum), clock);
         let routes = service_driver::add_to(quorum.routes(), handle.clone());
         let listener = serve(listener, routes, Arc::new(|_, _| {})).unwrap();
         Member { quorum, listener, controller: Some((driver, handle)) }

@@ -520,7 +520,7 @@ fn state(p: &PartitionRegistration) -> String {
         "replicas {} isr {} leader {} epochs {}/{}",
         ids(&p.replicas),
         ids(&p.isr),
-        p.leader.map_or("none".to_owned(), |l| l.to_string()),
+        p.leader.map_or_else(|| "none".to_owned(), |l| l.to_string()),
         p.leader_epoch,
         p.partition_epoch
     );
@@ -572,7 +572,7 @@ fn show(r: &Record, update: &vltava::metadata::Update) -> String {
         }
         Record::PartitionChange(PartitionChange { topic_id, partition, .. }) => {
             let p = update.image.topics().partition(*topic_id, *partition);
-            let p = p.map_or("gone".to_owned(), |p| state(p));
+            let p = p.map_or_else(|| "gone".to_owned(), |p| state(p));
             format!("change {}-{partition} {p}", topic_of(*topic_id, update))
         }
         Record::RemoveTopic { id } => format!("remove topic {}", topic_of(*id, update)),

@@ -1,12 +1,12 @@
 //! Kafka's error codes, by the numbers and names of `Errors.java` (4.3.1).
 
 macro_rules! codes {
-    ($($name:ident = $code:literal $text:literal $kind:ident,)*) => {
+    ($($(#[$default:meta])? $name:ident = $code:literal $text:literal $kind:ident,)*) => {
         /// An error code of the Kafka protocol.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
         #[repr(i16)]
         #[allow(missing_docs, reason = "the names are Kafka's own")]
-        pub enum ErrorCode { $($name = $code,)* }
+        pub enum ErrorCode { $($(#[$default])? $name = $code,)* }
 
         impl ErrorCode {
             /// The number on the wire.
@@ -40,6 +40,7 @@ macro_rules! codes {
 
 codes! {
     UnknownServerError = -1 "UNKNOWN_SERVER_ERROR" fatal,
+    #[default]
     None = 0 "NONE" fatal,
     OffsetOutOfRange = 1 "OFFSET_OUT_OF_RANGE" fatal,
     CorruptMessage = 2 "CORRUPT_MESSAGE" retriable,
@@ -174,12 +175,6 @@ codes! {
     StreamsInvalidTopologyEpoch = 131 "STREAMS_INVALID_TOPOLOGY_EPOCH" fatal,
     StreamsTopologyFenced = 132 "STREAMS_TOPOLOGY_FENCED" fatal,
     ShareSessionLimitReached = 133 "SHARE_SESSION_LIMIT_REACHED" retriable,
-}
-
-impl Default for ErrorCode {
-    fn default() -> Self {
-        Self::None
-    }
 }
 
 impl std::fmt::Display for ErrorCode {

@@ -146,9 +146,11 @@ impl ControllerDriver {
 /// What a wait ended with.
 enum Woken {
     Stop,
+    /// The quorum member is no more.
+    Ended,
     Leadership,
-    Update(Option<Update>),
-    Ask(Option<Ask>),
+    Update(Update),
+    Ask(Ask),
     Deadline,
 }
 
@@ -172,10 +174,15 @@ impl Run {
         loop {
             let mut asks = Vec::new();
             match self.wait(&mut stopping).await {
-                Woken::Stop | Woken::Update(None) | Woken::Ask(None) => return,
+                Woken::Stop => return,
+                Woken::Ended => {
+                    let why = "the metadata quorum member has ended".to_owned();
+                    self.failure.send_replace(Some(why));
+                    return;
+                }
                 Woken::Leadership => self.on_leadership().await,
-                Woken::Update(Some(update)) => self.take_in(&update),
-                Woken::Ask(Some(ask)) => asks.push(ask),
+                Woken::Update(update) => self.take_in(&update),
+                Woken::Ask(ask) => asks.push(ask),
                 Woken::Deadline => {}
             }
             self.take_in_all();
@@ -201,10 +208,11 @@ impl Run {
             _ = stopping.wait_for(|stop| *stop) => Woken::Stop,
             changed = self.leadership.changed() => match changed {
                 Ok(()) => Woken::Leadership,
-                Err(_) => Woken::Stop,
+                Err(_) => Woken::Ended,
             },
-            update = self.updates.recv() => Woken::Update(update),
-            ask = self.asked.recv() => Woken::Ask(ask),
+            update = self.updates.recv() => update.map_or(Woken::Ended, Woken::Update),
+            // Every handle is gone: nobody asks any longer.
+            Some(ask) = self.asked.recv() => Woken::Ask(ask),
             () = tokio::time::sleep(deadline) => Woken::Deadline,
         }
     }

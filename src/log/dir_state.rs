@@ -110,7 +110,8 @@ impl LogDir {
                 let known = known.get(&tp).copied();
                 state.partitions.push(FoundPartition { tp, known });
             } else {
-                tracing::warn!(dir = %self.path().display(), entry.name, "not a partition, left alone");
+                let dir = self.path().display();
+                tracing::warn!(%dir, entry.name, "not a partition, left alone");
             }
         }
         Ok(())

@@ -89,6 +89,8 @@ pub struct Log {
     pub(super) closed_unsynced: bool,
     pub(super) recent: Recent,
     pub(super) epochs: Epochs,
+    /// An epoch that began at the log end before the content was loaded.
+    pub(super) begun_epoch: Option<LeaderEpoch>,
     pub(super) producers: Producers,
     /// Counts changes of the directory's entries, and how many of those are durable.
     pub(super) entries_changed: u32,
@@ -125,6 +127,7 @@ impl Log {
             closed_unsynced: false,
             recent: Recent::default(),
             epochs: Epochs::default(),
+            begun_epoch: None,
             producers: Producers::default(),
             entries_changed: 0,
             entries_synced: 0,
@@ -251,14 +254,14 @@ impl Log {
 
     /// Records that `epoch` began at the log end: what a new leader does before its first append
     /// (facts: KIP-101). Kept in memory until data of the epoch is flushed: without data the entry
-    /// tells nothing that a restart must know.
-    ///
-    /// # Errors
-    /// `Io` or `Offline` if the log must first be loaded.
-    pub fn begin_epoch(&mut self, epoch: LeaderEpoch, now: Now) -> Result<(), LogError> {
-        self.load(now)?;
-        self.epochs.assign(epoch, self.end);
-        Ok(())
+    /// tells nothing that a restart must know. Reads nothing, so that taking office for thousands
+    /// of partitions at a start is cheap.
+    pub fn begin_epoch(&mut self, epoch: LeaderEpoch) {
+        if self.presence == Presence::Deferred {
+            self.begun_epoch = Some(epoch);
+        } else {
+            self.epochs.assign(epoch, self.end);
+        }
     }
 
     /// The newest leader epoch, if any.
@@ -381,6 +384,9 @@ impl Log {
         if self.presence == Presence::Deferred {
             self.dir.check()?;
             self.load_clean(now)?;
+            if let Some(epoch) = self.begun_epoch.take() {
+                self.epochs.assign(epoch, self.end);
+            }
         }
         Ok(())
     }

@@ -333,7 +333,7 @@ mod tests {
     fn nothing_is_on_disk_before_the_first_append_which_is_one_write() {
         let fs = sim(1);
         let mut log = new_log(&fs, &small());
-        log.begin_epoch(3, at(0)).unwrap();
+        log.begin_epoch(3);
         _ = fs.take_trace();
         assert_eq!(log.read(0, 0, 100, true, at(0)).unwrap().bytes, 0);
         assert!(log.flush_ticket().unwrap().is_none());

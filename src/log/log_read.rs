@@ -162,8 +162,13 @@ impl Log {
     ) -> Result<ReadSlices, LogError> {
         let end = self.bound(at, limits.upper)?;
         let Limits { pos, first_end, upper, max_bytes, at_least_one } = limits;
-        let (end, upper) =
-            if end - pos <= max_bytes as u64 { (end, upper) } else { self.fit(at, limits, end)? };
+        let (end, upper) = if end - pos <= max_bytes as u64 {
+            (end, upper)
+        } else if first_end - pos > max_bytes as u64 {
+            (pos, upper)
+        } else {
+            self.fit(at, limits, end)?
+        };
         let end = if end <= pos && at_least_one { first_end } else { end };
         if end <= pos {
             return Ok(ReadSlices { base_offset, upper: base_offset, ..ReadSlices::default() });
@@ -226,4 +231,80 @@ struct Limits {
     upper: Offset,
     max_bytes: usize,
     at_least_one: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use super::*;
+    use crate::log::fixture::{append, at, new_log, open, read_all, sim, small};
+    use crate::log::{FileCache, LogConfig, LogDir, Recovery};
+    use crate::testing::batches::Batch;
+
+    #[test]
+    fn the_tail_is_read_without_touching_a_file() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        for n in 0..4 {
+            append(&mut log, &Batch::of(2, 50, n), n).unwrap();
+        }
+        fs.fail_always(crate::testing::fs::Op::Read, "", std::io::ErrorKind::Other);
+        let size = log.size() / 4;
+        let got = log.read(3, 8, 1 << 20, true, at(0)).unwrap();
+        assert_eq!((got.base_offset, got.bytes as u64, got.upper), (2, size * 3, 8));
+        let got = log.read(2, 6, 1 << 20, true, at(0)).unwrap();
+        assert_eq!((got.bytes as u64, got.upper), (size * 2, 6), "below the bound");
+        let got = log.read(2, 7, 1 << 20, true, at(0)).unwrap();
+        assert_eq!(got.bytes as u64, size * 2, "not a batch that reaches over it");
+        let got = log.read(0, 8, size as usize * 2 + 5, true, at(0)).unwrap();
+        assert_eq!((got.bytes as u64, got.upper), (size * 2, 4), "whole batches");
+        let got = log.read(0, 8, 3, true, at(0)).unwrap();
+        assert_eq!(got.bytes as u64, size, "at least one");
+        assert_eq!(log.read(0, 8, 3, false, at(0)).unwrap().bytes, 0);
+        assert_eq!(log.read(8, 8, 99, true, at(0)).unwrap().bytes, 0);
+        let beyond = log.read(9, 99, 99, true, at(0));
+        assert!(matches!(beyond, Err(LogError::OutOfRange { start: 0, end: 8, .. })));
+    }
+
+    /// Writes a log with every kind of file through the real file system. The directory is kept
+    /// where `VLTAVA_KEEP_LOG` says, to be looked at with `kafka-dump-log`.
+    #[test]
+    fn on_the_real_file_system() {
+        use crate::base::ports::Fs as _;
+        let scratch = tempfile::tempdir().unwrap();
+        let kept = std::env::var_os("VLTAVA_KEEP_LOG").map(std::path::PathBuf::from);
+        let path = kept.as_deref().unwrap_or_else(|| scratch.path());
+        let fs = Arc::new(crate::os::OsFs);
+        let open_dir = || {
+            let files = Arc::new(FileCache::new(8));
+            LogDir::open(fs.clone(), path, files).unwrap()
+        };
+        let (dir, _) = open_dir();
+        let config = LogConfig { segment_bytes: 200_000, ..LogConfig::default() };
+        let mut log = open(&dir, &config, Recovery::Clean).unwrap();
+        for n in 0..400 {
+            let sequence = n * 3;
+            let stamp = 1_700_000_000_000 + i64::from(n * 7 % 50) * 1000 + i64::from(n);
+            let batch = Batch::of(3, 500, stamp).at(0, n / 100);
+            append(&mut log, &batch.by(7, 0, sequence), i64::from(n)).unwrap();
+            if n % 40 == 39 {
+                let txn = Batch::of(2, 50, stamp).at(0, n / 100).in_txn();
+                append(&mut log, &txn.by(8, 0, n / 40 * 2), 0).unwrap();
+                let marker = Batch::marker(8, 0, n % 80 == 39, stamp).at(0, n / 100);
+                append(&mut log, &marker, 0).unwrap();
+            }
+        }
+        let all = read_all(&mut log, 0, 100_000);
+        assert_eq!(all.len(), 420);
+        let entry = log.close_clean(at(0)).unwrap().unwrap();
+        dir.mark_clean(1, &BTreeMap::from([(log.tp.clone(), entry)])).unwrap();
+        drop((log, dir));
+        let (dir, state) = open_dir();
+        assert!(state.clean && fs.stat(&path.join(".kafka_cleanshutdown")).unwrap().is_none());
+        let mut log = open(&dir, &config, Recovery::Clean).unwrap();
+        assert_eq!(read_all(&mut log, 0, 1_000_000), all);
+        assert_eq!(log.aborted_transactions(0, log.end, at(0)).unwrap().len(), 5);
+        log.close_clean(at(0)).unwrap();
+    }
 }

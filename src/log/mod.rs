@@ -13,8 +13,6 @@ pub mod files;
 #[cfg(test)]
 mod fixture;
 pub mod flush_driver;
-#[cfg(test)]
-mod fixture;
 mod index;
 mod leftovers;
 #[expect(clippy::module_inception, reason = "a room may be named for its main type")]
@@ -42,7 +40,7 @@ pub use dir_state::{CleanEntry, DirState, FoundPartition, Leftover};
 pub use epochs::EpochEnd;
 pub use error::LogError;
 pub use files::FileCache;
-pub use flush_driver::FlushDriver;
+pub use flush_driver::{FlushDone, FlushDriver};
 pub use log::{Log, LogInit, Recovery};
 pub use log_append::Appended;
 pub use log_flush::{FlushMark, FlushTicket};

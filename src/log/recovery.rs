@@ -219,8 +219,8 @@ impl Log {
     /// Makes log start, log end, epochs and segments agree.
     fn settle_start(&mut self, now: Now) -> Result<(), LogError> {
         if self.log_start > self.end {
-            let start = self.log_start;
-            tracing::warn!(tp = %self.tp, start, end = self.end, "log ends below its start, emptied");
+            let (tp, start, end) = (&self.tp, self.log_start, self.end);
+            tracing::warn!(%tp, start, end, "log ends below its start, emptied");
             self.truncate_fully_and_start_at(start, None, now)?;
             return Ok(());
         }

@@ -179,24 +179,24 @@ mod tests {
                     security_protocol: 0,
                 }],
                 features: vec![("metadata.version".into(), VersionRange { min: 7, max: 30 })],
-                rack: (b % 2 == 0).then(|| "r".into()),
+                rack: b.is_multiple_of(2).then(|| "r".into()),
                 log_dirs: vec![Uuid([a; 16])],
-                fenced: b % 3 == 0,
+                fenced: b.is_multiple_of(3),
                 in_controlled_shutdown: false,
             }),
             (2, _, Some(broker)) => {
                 let mut c = record::BrokerRegistrationChange::of(node, broker.epoch);
-                c.fenced = Some(b % 2 == 0);
+                c.fenced = Some(b.is_multiple_of(2));
                 Record::BrokerRegistrationChange(c)
             }
-            (3, _, Some(broker)) if b % 4 == 0 => {
+            (3, _, Some(broker)) if b.is_multiple_of(4) => {
                 Record::UnregisterBroker { broker: node, epoch: broker.epoch }
             }
-            (4, Some(t), _) if b % 4 == 0 => Record::RemoveTopic { id: t.id },
+            (4, Some(t), _) if b.is_multiple_of(4) => Record::RemoveTopic { id: t.id },
             (5 | 6, Some(t), _) => {
                 let (one, two) = (NodeId(i32::from(b % 5)), NodeId(i32::from(b % 5) + 1));
                 let mut state = PartitionRegistration::new(&[one, two], &[Uuid::ONE; 2], &[two]);
-                let elr = if b % 2 == 0 { vec![one] } else { vec![] };
+                let elr = if b.is_multiple_of(2) { vec![one] } else { vec![] };
                 state.set_exceptional(Exceptional { elr, ..Exceptional::default() });
                 let partition = t.partition_count();
                 Record::Partition(Partition { topic_id: t.id, partition, state })
@@ -205,7 +205,7 @@ mod tests {
                 let partition = i32::from(b) % t.partition_count();
                 let p = t.partition(partition).unwrap();
                 let mut c = PartitionChange::of(t.id, partition);
-                if b % 2 == 0 {
+                if b.is_multiple_of(2) {
                     c.isr = Some(p.replicas.to_vec());
                     c.leader = Some(p.replicas.first().copied());
                     c.elr = Some(vec![]);
@@ -217,7 +217,7 @@ mod tests {
             (9, ..) => Record::Config {
                 resource: ConfigResource::topic(format!("t{}", a % 6)),
                 key: format!("k{}", b % 3),
-                value: (a % 2 == 0).then(|| b.to_string()),
+                value: a.is_multiple_of(2).then(|| b.to_string()),
             },
             (10, ..) => Record::ProducerIds {
                 broker: node,

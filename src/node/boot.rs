@@ -14,9 +14,7 @@ use crate::{
         ports::{Clock, Entropy, Fs},
     },
     config::{ServerConfig, meta_properties::IdentityError},
-    controller::{
-        ControllerDriver, Core, Settings as CoreSettings, TopicDefaults, service_driver,
-    },
+    controller::{ControllerDriver, Core, Settings as CoreSettings, TopicDefaults, service_driver},
     log::LogError,
     metadata::Record,
     net::NetError,

@@ -16,7 +16,7 @@ use crate::{
     config::{
         ServerConfig,
         meta_properties::{
-            Ensemble, Identity, METADATA_LOG, META_PROPERTIES, META_PROPERTIES_BYTES_MAX,
+            Ensemble, Identity, META_PROPERTIES, META_PROPERTIES_BYTES_MAX, METADATA_LOG,
             MetaProperties,
         },
     },
@@ -90,7 +90,12 @@ pub(crate) fn open(
     if config.roles.broker && logs.is_empty() {
         return Err(NodeError::NoUsableDir);
     }
-    Ok(Directories { cluster_id: identity.cluster_id, logs, metadata: (id, metadata), previous_epoch: None })
+    Ok(Directories {
+        cluster_id: identity.cluster_id,
+        logs,
+        metadata: (id, metadata),
+        previous_epoch: None,
+    })
 }
 
 /// Directories that were formatted without an id get one, and their file is written anew.

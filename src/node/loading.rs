@@ -10,7 +10,9 @@ use crate::{
     base::{TopicPartition, Uuid},
     log::{CleanEntry, DirState, Log, LogError, LogInit, Recovery, names::Fate},
     metadata::Image,
-    replica::{partition::Partition, settings::PartitionSettings, table::ReplicaTable},
+    replica::{
+        partition::Partition, settings::PartitionSettings, table::ReplicaTable, upkeep_driver,
+    },
 };
 
 /// One log to open.
@@ -50,6 +52,10 @@ pub(crate) fn load_all(
             }
         }
     });
+    // What recovery has cut must not be looked for again.
+    if table.all().iter().any(|slot| slot.lock().log.checkpoint_due()) {
+        upkeep_driver::write_recovery_points(table);
+    }
 }
 
 fn plan(
@@ -70,9 +76,8 @@ fn plan(
             set_aside(table, dir, &found.tp, "the cluster has no such partition here");
             continue;
         };
-        let settings = cache
-            .entry(Arc::clone(&topic.name))
-            .or_insert_with(|| settings(&topic.name));
+        let settings =
+            cache.entry(Arc::clone(&topic.name)).or_insert_with(|| settings(&topic.name));
         jobs.push_back(Job {
             tp: TopicPartition::new(Arc::clone(&topic.name), found.tp.partition),
             topic_id: topic.id,

@@ -43,9 +43,10 @@ impl ReplicaOffsetsLog {
             let mut state = slot.lock();
             let end = state.log.log_end_offset();
             let now = self.0.clock.now();
-            let read = state.log.read(offset, end, max_bytes, true, now).map_err(|e| {
-                crate::replica::partition::Refusal::from(e).code
-            })?;
+            let read = state
+                .log
+                .read(offset, end, max_bytes, true, now)
+                .map_err(|e| crate::replica::partition::Refusal::from(e).code)?;
             (read.slices, read.bytes, state.high_watermark())
         };
         let mut bytes = BytesMut::zeroed(len);

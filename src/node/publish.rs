@@ -60,8 +60,7 @@ impl Publisher {
                 self.groups.resigned(office.partition, Some(office.leader_epoch));
             }
         }
-        let gone: Vec<_> =
-            delta.deleted_topics().map(|t| (Arc::clone(&t.name), t.id)).collect();
+        let gone: Vec<_> = delta.deleted_topics().map(|t| (Arc::clone(&t.name), t.id)).collect();
         if !gone.is_empty() {
             self.groups.topics_deleted(&gone);
         }

@@ -141,10 +141,7 @@ impl ConfigSchema for Schema {
     }
 
     fn effective_topic(&self, topic: &Properties, cluster: &Properties) -> Vec<EffectiveConfig> {
-        let layers = Layers {
-            dynamic_default: owned(cluster),
-            ..self.settings.layers.clone()
-        };
+        let layers = Layers { dynamic_default: owned(cluster), ..self.settings.layers.clone() };
         describe::describe_topic(&owned(topic), &layers)
             .into_iter()
             .map(|e| EffectiveConfig {

@@ -91,18 +91,17 @@ impl Header {
         types::position(self.last_log_id.as_ref())
     }
 
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn to_pb(&self) -> pb::CheckpointHeader {
         pb::CheckpointHeader {
             last_log_id: self.last_log_id.as_ref().map(types::log_id_to_pb),
             voters_log_id: self.voters.log_id().as_ref().map(types::log_id_to_pb),
             voters: Some(types::voters_to_pb(self.voters.membership())),
         }
-        .encode_to_vec()
     }
 
-    fn decode(bytes: Bytes) -> Result<Self, CheckpointError> {
-        let h = pb::CheckpointHeader::decode(bytes)
-            .map_err(|_| CheckpointError::Shape("the header is malformed"))?;
+    /// # Errors
+    /// A part is senseless.
+    pub(crate) fn from_pb(h: pb::CheckpointHeader) -> Result<Self, CheckpointError> {
         let voters_log_id = types::log_id_from_pb(h.voters_log_id)?;
         let voters = match h.voters.filter(|v| !v.sets.is_empty()) {
             Some(v) => StoredVoters::new(voters_log_id, types::voters_from_pb(v)?),
@@ -236,7 +235,9 @@ impl Parser {
             self.frames += 1;
             match (frame.key, self.header.is_some()) {
                 (FrameKey::Control(ControlType::SnapshotHeader), false) => {
-                    self.header = Some(Header::decode(frame.value)?);
+                    let header = pb::CheckpointHeader::decode(frame.value)
+                        .map_err(|_| CheckpointError::Shape("the header is malformed"))?;
+                    self.header = Some(Header::from_pb(header)?);
                 }
                 (FrameKey::Control(ControlType::SnapshotFooter), true) => {
                     if frame.value[..] != before.to_be_bytes() {
@@ -357,7 +358,10 @@ impl CheckpointDir {
         let at = header.position();
         let part = self.dir.join(name(at, PART_SUFFIX));
         let mut out = Writer::start(self.fs.open(&part, OpenMode::Truncate)?, at, now_ms);
-        out.frame(FrameKey::Control(ControlType::SnapshotHeader), header.encode().into())?;
+        out.frame(
+            FrameKey::Control(ControlType::SnapshotHeader),
+            header.to_pb().encode_to_vec().into(),
+        )?;
         let (mut records, mut bytes) = (Vec::new(), 0);
         for record in image.to_records() {
             bytes += encoded_len(&record);
@@ -499,7 +503,7 @@ mod tests {
                 Record::Config {
                     resource: crate::metadata::ConfigResource::topic(&*name),
                     key: "retention.ms".into(),
-                    value: Some("x".repeat(2000).into()),
+                    value: Some("x".repeat(2000)),
                 },
             ]
         });
@@ -555,7 +559,7 @@ mod tests {
         let tmp = tempfile::tempdir().unwrap();
         let from = CheckpointDir::new(Arc::new(OsFs), tmp.path());
         let at = Position { offset: 7, epoch: 3 };
-        let file = from.write(&header(at), &image(200, at), 5).unwrap();
+        let file = from.write(&header(at), &image(150, at), 5).unwrap();
         let bytes = file.read_part(0, usize::MAX).unwrap();
         let to = Arc::new(CheckpointDir::new(Arc::new(OsFs), &tmp.path().join("other")));
         let half = Incoming::start(&to, at, file.len).unwrap().add(&bytes[..1000]).unwrap();
@@ -567,7 +571,7 @@ mod tests {
         }
         let (_, head) = whole.finish().unwrap();
         assert_eq!(head, header(at));
-        assert_eq!(to.newest().unwrap().unwrap().2, image(200, at));
+        assert_eq!(to.newest().unwrap().unwrap().2, image(150, at));
         to.remove_parts().unwrap();
     }
 }

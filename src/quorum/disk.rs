@@ -16,6 +16,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     checkpoint::{CheckpointDir, CheckpointFile, Header},
+    image_store::{ImageStore, StorePlace},
     settings::{LogPolicy, METADATA_DIR_NAME, QuorumError},
     types::{self, LogId, Vote},
     vote_file::{QuorumState, VoteFile},
@@ -26,7 +27,7 @@ use crate::{
         ports::{Clock, Fs, OpenMode},
     },
     log::{Log, LogConfig, LogDir, LogError, LogInit, Recovery},
-    metadata::{Image, Position},
+    metadata::Image,
     record::{BatchHeader, batch::batches},
 };
 
@@ -37,8 +38,20 @@ const RESERVE_BYTES: usize = 4 * 1024 * 1024;
 /// Pause before a write is tried again that found no space.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
 
-/// The newest checkpoint with its content.
-pub(crate) type NewestCheckpoint = Option<(CheckpointFile, Header, Image)>;
+/// What a member finds on its disk.
+pub(crate) struct Found {
+    pub(crate) disk: Disk,
+    pub(crate) checkpoints: Arc<CheckpointDir>,
+    /// The newest checkpoint.
+    pub(crate) checkpoint: Option<(CheckpointFile, Header)>,
+    /// Where the image stands.
+    pub(crate) header: Header,
+    /// The newest image there is without reading the log: the checkpoint's, or the stored one.
+    pub(crate) image: Image,
+    pub(crate) place: StorePlace,
+    /// The image's store, if `image` is from there.
+    pub(crate) store: Option<Arc<ImageStore>>,
+}
 
 /// See the file's head.
 #[derive(Debug)]
@@ -95,15 +108,18 @@ impl Disk {
         dir: Arc<LogDir>,
         policy: LogPolicy,
         clock: Arc<dyn Clock>,
-    ) -> Result<(Self, Arc<CheckpointDir>, NewestCheckpoint), QuorumError> {
+    ) -> Result<Found, QuorumError> {
         let folder = dir.path().join(METADATA_DIR_NAME);
         let fs = Arc::clone(dir.fs());
         let storage = |source| QuorumError::Storage { path: folder.clone(), source };
         let votes = VoteFile::open(Arc::clone(&fs), &folder).map_err(storage)?;
         let checkpoints = Arc::new(CheckpointDir::new(Arc::clone(&fs), &folder));
         checkpoints.remove_parts().map_err(storage)?;
-        let newest = checkpoints.newest().map_err(storage)?;
-        let covered = newest.as_ref().map_or(Position::START, |(file, _, _)| file.position);
+        let (checkpoint, mut header, mut image) = match checkpoints.newest().map_err(storage)? {
+            Some((file, header, image)) => (Some((file, header.clone())), header, image),
+            None => (None, Header::default(), Image::default()),
+        };
+        let covered = header.position();
         let purged = votes.state().purged;
         if let Some(purged) = purged
             && purged.offset > covered.offset
@@ -128,9 +144,25 @@ impl Disk {
             log.truncate_fully_and_start_at(start, None, clock.now())
                 .map_err(|e| storage(to_io(e)))?;
         }
+        let place = StorePlace::new(Arc::clone(&fs), &folder);
+        let stored = place.load().map_err(storage)?.filter(|(_, header, _)| {
+            let at = header.position().offset;
+            at > covered.offset && at < log.log_end_offset()
+        });
+        let store = match stored {
+            Some((store, newer, newer_image)) => {
+                (header, image) = (newer, newer_image);
+                Some(Arc::new(store))
+            }
+            None => {
+                place.remove().map_err(storage)?;
+                None
+            }
+        };
         let closing = AtomicBool::new(false);
         let (log, votes) = (Mutex::new(log), Mutex::new(votes));
-        Ok((Self { log, votes, fs, folder, clock, closing }, checkpoints, newest))
+        let disk = Self { log, votes, fs, folder, clock, closing };
+        Ok(Found { disk, checkpoints, checkpoint, header, image, place, store })
     }
 
     /// What was promised and purged.
@@ -304,5 +336,104 @@ impl Disk {
                 done => return done,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::{EntryPayload, entry::RaftEntry as _};
+
+    use super::*;
+    use crate::{
+        base::NodeId,
+        log::FileCache,
+        metadata::{Loader, Position},
+        os::{OsClock, OsFs},
+        quorum::{entry, types::Entry},
+    };
+
+    fn open(dir: &Path) -> Result<Found, QuorumError> {
+        let (dir, _) = LogDir::open(Arc::new(OsFs), dir, Arc::new(FileCache::new(8))).unwrap();
+        Disk::open(dir, LogPolicy::default(), Arc::new(OsClock::new()))
+    }
+
+    fn blank(index: u64) -> Bytes {
+        entry::encode(&Entry::new(types::log_id(1, index), EntryPayload::Blank)).unwrap()
+    }
+
+    fn header(index: u64) -> Header {
+        Header { last_log_id: Some(types::log_id(1, index)), ..Header::default() }
+    }
+
+    fn image(offset: Offset) -> Image {
+        let mut loader = Loader::default();
+        loader.load_batch(Position { offset, epoch: 1 }, &[]).unwrap();
+        loader.image().as_ref().clone()
+    }
+
+    #[test]
+    fn what_was_synced_is_there_and_a_torn_end_is_cut() {
+        let tmp = tempfile::tempdir().unwrap();
+        let found = open(tmp.path()).unwrap();
+        assert_eq!(found.disk.last_entry().unwrap(), None);
+        found.disk.append(&[blank(0), blank(1)]).unwrap();
+        found.disk.append(&[blank(2)]).unwrap();
+        found.disk.flush().unwrap();
+        found.disk.save_vote(Vote::new(7, NodeId(3))).unwrap();
+        drop(found);
+        let log = tmp.path().join(METADATA_DIR_NAME).join("00000000000000000000.log");
+        let file = OsFs.open(&log, OpenMode::ReadWrite).unwrap();
+        file.write_all_at(&[&blank(3)[..40]], file.len().unwrap()).unwrap();
+
+        let disk = open(tmp.path()).unwrap().disk;
+        assert_eq!(disk.last_entry().unwrap(), Some(types::log_id(1, 2)));
+        assert_eq!(disk.state().vote.unwrap().leader_id, Vote::new(7, NodeId(3)).leader_id);
+        assert_eq!(disk.read(0, 3, usize::MAX).unwrap(), [blank(0), blank(1), blank(2)]);
+        disk.append(&[blank(3)]).unwrap();
+        disk.truncate(1).unwrap();
+        assert_eq!(disk.last_entry().unwrap(), Some(types::log_id(1, 0)));
+    }
+
+    #[test]
+    fn nothing_is_purged_without_a_checkpoint() {
+        let tmp = tempfile::tempdir().unwrap();
+        let found = open(tmp.path()).unwrap();
+        let entries: Vec<_> = (0..5).map(blank).collect();
+        found.disk.append(&entries).unwrap();
+        found.disk.flush().unwrap();
+        found.disk.purge(&types::log_id(1, 2)).unwrap();
+        let checkpoints = Arc::clone(&found.checkpoints);
+        drop(found);
+        assert!(matches!(open(tmp.path()), Err(QuorumError::Corrupt(_))));
+        checkpoints.write(&header(3), &image(3), 0).unwrap();
+        let found = open(tmp.path()).unwrap();
+        assert_eq!(found.header, header(3));
+        assert_eq!(found.disk.read(3, 5, usize::MAX).unwrap(), entries[3..]);
+        // As a follower that was sent a checkpoint from beyond its log.
+        checkpoints.write(&header(40), &image(40), 0).unwrap();
+        found.disk.purge(&types::log_id(1, 40)).unwrap();
+        drop(found);
+        let found = open(tmp.path()).unwrap();
+        assert_eq!(found.disk.last_entry().unwrap(), None);
+        found.disk.append(&[blank(41)]).unwrap();
+        assert_eq!(found.disk.last_entry().unwrap(), Some(types::log_id(1, 41)));
+    }
+
+    #[test]
+    fn a_stored_image_is_used_only_within_the_log() {
+        let tmp = tempfile::tempdir().unwrap();
+        let found = open(tmp.path()).unwrap();
+        found.disk.append(&(0..5).map(blank).collect::<Vec<_>>()).unwrap();
+        found.disk.flush().unwrap();
+        let place = found.place.clone();
+        drop(found);
+        drop(place.create(&header(3), &image(3)).unwrap());
+        let found = open(tmp.path()).unwrap();
+        assert_eq!((&found.header, found.store.is_some()), (&header(3), true));
+        drop(found);
+        drop(place.create(&header(5), &image(5)).unwrap());
+        let found = open(tmp.path()).unwrap();
+        assert_eq!((&found.header, found.store.is_some()), (&Header::default(), false));
+        assert!(place.load().unwrap().is_none());
     }
 }

@@ -74,9 +74,7 @@ impl Frame {
         let value = Some(&self.value[..]);
         let (mut builder, key) = match self.key {
             FrameKey::Control(kind) => (builder.control(), kind.key().to_vec()),
-            FrameKey::Data(epoch) => {
-                (builder, [&[KEY_VERSION][..], &epoch.to_be_bytes()].concat())
-            }
+            FrameKey::Data(epoch) => (builder, [&[KEY_VERSION][..], &epoch.to_be_bytes()].concat()),
         };
         let added = builder.append(self.timestamp_ms, Some(&key), value, &[]);
         added.map_err(|_| EntryError::TooLarge)?;
@@ -179,8 +177,7 @@ mod tests {
         let peer = Peer { host: "h".into(), port: 9093, directory_id: Uuid::ONE };
         let nodes = BTreeMap::from([(NodeId(1), peer.clone()), (NodeId(2), peer)]);
         let voters = Voters::new(vec![nodes.keys().copied().collect()], nodes).unwrap();
-        let data =
-            Proposal { epoch: 4, timestamp_ms: 17, records: Bytes::from(vec![7; 300]) };
+        let data = Proposal { epoch: 4, timestamp_ms: 17, records: Bytes::from(vec![7; 300]) };
         vec![
             Entry::new(types::log_id(0, 0), EntryPayload::Membership(voters)),
             Entry::new(types::log_id(1, 1), EntryPayload::Blank),

@@ -82,8 +82,12 @@ pub(crate) struct Machine {
 
 /// What a machine begins with.
 pub(crate) struct Beginning {
-    /// The newest checkpoint and its image.
-    pub(crate) checkpoint: Option<(CheckpointFile, Header, Image)>,
+    /// The newest checkpoint.
+    pub(crate) checkpoint: Option<(CheckpointFile, Header)>,
+    /// Where the image stands.
+    pub(crate) header: Header,
+    /// The image, not older than the checkpoint.
+    pub(crate) image: Image,
     pub(crate) checkpoints: Arc<CheckpointDir>,
     pub(crate) growth: Arc<Growth>,
     pub(crate) log: LogStore,
@@ -91,19 +95,15 @@ pub(crate) struct Beginning {
 }
 
 impl Machine {
-    /// A machine at the newest checkpoint, and the publisher of its steps.
+    /// A machine, and the publisher of its steps.
     pub(crate) fn new(from: Beginning) -> (Self, Arc<Publisher>) {
-        let (current, image) = match from.checkpoint {
-            Some((file, header, image)) => (Some((file, header)), Arc::new(image)),
-            None => (None, Arc::default()),
-        };
+        let image = Arc::new(from.image);
         let publisher = Arc::new(Publisher::new(Arc::clone(&image)));
-        let header = current.as_ref().map(|(_, h)| h.clone()).unwrap_or_default();
         let machine = Self {
             loader: Loader::new(image),
-            last_applied: header.last_log_id,
-            voters: header.voters,
-            current: Arc::new(Mutex::new(current)),
+            last_applied: from.header.last_log_id,
+            voters: from.header.voters,
+            current: Arc::new(Mutex::new(from.checkpoint)),
             checkpoints: from.checkpoints,
             publisher: Arc::clone(&publisher),
             growth: from.growth,

@@ -20,6 +20,7 @@ use tonic::service::Routes;
 use super::{
     checkpoint::CheckpointDir,
     disk::Disk,
+    image_keeper::ImageKeeper,
     log_store::{LogStore, WriterThread},
     machine::{Beginning, Growth, Machine, Raft},
     network::{Caller, MESSAGE_BYTES_MAX, Network},
@@ -34,11 +35,7 @@ use super::{
     types::{self, Applied, LeaderId, Proposal, TypeConfig},
 };
 use crate::{
-    base::{
-        LeaderEpoch, NodeId, Uuid,
-        limits::METADATA_BATCH_BYTES_MAX,
-        ports::Clock,
-    },
+    base::{LeaderEpoch, NodeId, Uuid, limits::METADATA_BATCH_BYTES_MAX, ports::Clock},
     log::LogDir,
     metadata::{Image, Position, Record, record::encode_batch},
     pb::quorum::{observers_server::ObserversServer, raft_server::RaftServer},
@@ -135,49 +132,45 @@ impl Quorum {
             .map_err(|e| QuorumError::Settings(e.to_string()))?;
         let policy = settings.log;
         let opening = Arc::clone(&clock);
-        let (disk, checkpoints, checkpoint) =
-            tokio::task::spawn_blocking(move || Disk::open(dir, policy, opening))
-                .await
-                .map_err(|e| QuorumError::Raft(e.to_string()))??;
-        let (log, writer) =
-            LogStore::start(disk).map_err(|e| QuorumError::Raft(e.to_string()))?;
-        let growth = Arc::new(Growth::new(policy.checkpoint_bytes));
-        let (machine, publisher) = Machine::new(Beginning {
-            checkpoint,
-            checkpoints: Arc::clone(&checkpoints),
-            growth: Arc::clone(&growth),
+        let found = tokio::task::spawn_blocking(move || Disk::open(dir, policy, opening));
+        let found = found.await.map_err(|e| QuorumError::Raft(e.to_string()))??;
+        let fatal = |e: &dyn std::fmt::Display| QuorumError::Raft(e.to_string());
+        let (log, writer) = LogStore::start(found.disk).map_err(|e| fatal(&e))?;
+        let beginning = Beginning {
+            checkpoint: found.checkpoint,
+            header: found.header,
+            image: found.image,
+            checkpoints: Arc::clone(&found.checkpoints),
+            growth: Arc::new(Growth::new(policy.checkpoint_bytes)),
             log: log.clone(),
             clock: Arc::clone(&clock),
-        });
+        };
+        let growth = Arc::clone(&beginning.growth);
+        let (machine, publisher) = Machine::new(beginning);
+        let subscription = publisher.subscribe();
         let network = Network::new(caller, settings.timeouts, settings.voters.clone());
-        let raft = Raft::new(settings.node_id, config, network, log.clone(), machine)
-            .await
-            .map_err(|e| QuorumError::Raft(e.to_string()))?;
-        if let Err(e) = begin(&raft, &settings).await {
-            // It stops in any case; the error that is told is the first.
-            let _ = raft.shutdown().await;
-            writer.stop().await;
-            return Err(e);
-        }
+        let raft = match launch(&settings, config, network, log.clone(), machine).await {
+            Ok(raft) => raft,
+            Err(e) => {
+                writer.stop().await;
+                return Err(e);
+            }
+        };
         let roster = Arc::new(Roster::default());
         let (leader_tx, leadership) = watch::channel(Leadership::default());
         let mut tasks = JoinSet::new();
         tasks.spawn(follow_leadership(raft.clone(), publisher.position(), leader_tx));
+        let (place, store) = (found.place, found.store);
+        let keeper =
+            ImageKeeper { raft: raft.clone(), log: log.clone(), place, store, subscription };
+        tasks.spawn(keeper.run());
         tasks.spawn(keep_checkpoints(raft.clone(), growth, policy.checkpoint_interval));
         if settings.voters.len() > 1 {
             tasks.spawn(watch_followers(raft.clone(), Arc::clone(&roster), Arc::clone(&clock)));
         }
-        Ok(Self {
-            settings,
-            clock,
-            raft: RaftHandle(raft),
-            log,
-            checkpoints,
-            publisher,
-            roster,
-            leadership,
-            running: Mutex::new(Some(Running { tasks, writer })),
-        })
+        let running = Mutex::new(Some(Running { tasks, writer }));
+        let (raft, checkpoints) = (RaftHandle(raft), found.checkpoints);
+        Ok(Self { settings, clock, raft, log, checkpoints, publisher, roster, leadership, running })
     }
 
     /// The gRPC services of this member: to be served on the controller listener.
@@ -344,6 +337,25 @@ impl MetadataSource for Quorum {
     }
 }
 
+/// Starts Raft and makes sure that the log has its voters.
+async fn launch(
+    settings: &QuorumSettings,
+    config: Arc<openraft::Config>,
+    network: Network,
+    log: LogStore,
+    machine: Machine,
+) -> Result<Raft, QuorumError> {
+    let raft = Raft::new(settings.node_id, config, network, log, machine)
+        .await
+        .map_err(|e| QuorumError::Raft(e.to_string()))?;
+    if let Err(e) = begin(&raft, settings).await {
+        // It stops in any case; the error that is told is the first.
+        let _ = raft.shutdown().await;
+        return Err(e);
+    }
+    Ok(raft)
+}
+
 /// The first start of a log writes the voters into it; every voter writes the same entry. The only
 /// voter does not wait for an election timeout.
 async fn begin(raft: &Raft, settings: &QuorumSettings) -> Result<(), QuorumError> {
@@ -359,9 +371,8 @@ async fn begin(raft: &Raft, settings: &QuorumSettings) -> Result<(), QuorumError
     voters.sort_unstable();
     configured.sort_unstable();
     if voters != configured && !voters.is_empty() {
-        let list = |ids: &[NodeId]| {
-            ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
+        let list =
+            |ids: &[NodeId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         return Err(QuorumError::Settings(format!(
             "controller.quorum.voters names {}, but the metadata log was begun with {}",
             list(&configured),

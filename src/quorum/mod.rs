@@ -12,6 +12,8 @@
 mod checkpoint;
 mod disk;
 mod entry;
+mod image_keeper;
+mod image_store;
 mod listener;
 mod log_store;
 mod machine;

@@ -109,11 +109,7 @@ impl Network {
 
     fn voter(&self, target: NodeId, node: &Peer) -> Voter {
         let configured = self.voters.iter().find(|v| v.id == target).cloned();
-        configured.unwrap_or_else(|| Voter {
-            id: target,
-            host: node.host.clone(),
-            port: node.port,
-        })
+        configured.unwrap_or_else(|| Voter { id: target, host: node.host.clone(), port: node.port })
     }
 }
 

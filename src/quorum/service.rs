@@ -170,7 +170,8 @@ impl raft_server::Raft for RaftService {
         }
         let finish = tokio::task::spawn_blocking(move || incoming.and_then(Incoming::finish));
         let (file, header) = finish.await.map_err(stopped)?.map_err(io)?;
-        let meta = CheckpointMeta { last_log_id: header.last_log_id, last_membership: header.voters };
+        let meta =
+            CheckpointMeta { last_log_id: header.last_log_id, last_membership: header.voters };
         let checkpoint = RaftCheckpoint { meta, snapshot: file };
         let answer = self.raft.install_full_snapshot(vote, checkpoint).await.map_err(stopped)?;
         Ok(Response::new(pb::CheckpointReply { vote: Some(types::vote_to_pb(&answer.vote)) }))

@@ -104,11 +104,7 @@ pub(crate) fn log_id_at(position: Position) -> Option<LogId> {
 
 /// The members that `controller.quorum.voters` names.
 pub(crate) fn peers(voters: &[Voter]) -> std::collections::BTreeMap<NodeId, Peer> {
-    let peer = |v: &Voter| Peer {
-        host: v.host.clone(),
-        port: v.port,
-        directory_id: Uuid::ZERO,
-    };
+    let peer = |v: &Voter| Peer { host: v.host.clone(), port: v.port, directory_id: Uuid::ZERO };
     voters.iter().map(|v| (v.id, peer(v))).collect()
 }
 

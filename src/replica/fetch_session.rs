@@ -108,7 +108,9 @@ impl Session {
             || cached.log_start_offset != told.log_start_offset;
         cached.high_watermark = told.high_watermark;
         cached.log_start_offset = told.log_start_offset;
-        if told.has_records && let Some(cached) = self.turns.remove(&turn) {
+        if told.has_records
+            && let Some(cached) = self.turns.remove(&turn)
+        {
             self.turns.insert(self.next_turn, cached);
             self.places.insert(key.clone(), self.next_turn);
             self.next_turn += 1;
@@ -235,13 +237,7 @@ impl FetchSessions {
         session.note(&fetch.key(context.by_id), told) || !context.incremental
     }
 
-    fn open(
-        &mut self,
-        ask: SessionAsk,
-        wanted: &[PartitionFetch],
-        now: Mono,
-        entropy: u64,
-    ) -> i32 {
+    fn open(&mut self, ask: SessionAsk, wanted: &[PartitionFetch], now: Mono, entropy: u64) -> i32 {
         if self.sessions.len() >= self.slots_max && !self.evict(ask.privileged, wanted.len(), now) {
             return NO_SESSION;
         }
@@ -273,9 +269,8 @@ impl FetchSessions {
         let stale = self.sessions.iter().filter(|(_, s)| idle(s)).min_by_key(|(_, s)| s.last_used);
         let victim = stale.or_else(|| {
             let weaker = |s: &Session| !s.privileged || privileged;
-            let outranked = |s: &Session| {
-                (privileged && !s.privileged) || (size > s.turns.len() && old(s))
-            };
+            let outranked =
+                |s: &Session| (privileged && !s.privileged) || (size > s.turns.len() && old(s));
             self.sessions
                 .iter()
                 .filter(|(_, s)| weaker(s) && outranked(s))

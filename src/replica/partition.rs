@@ -147,14 +147,13 @@ pub struct Partition {
     settings: Arc<PartitionSettings>,
     leader: Option<Leader>,
     leader_epoch: LeaderEpoch,
-    /// Whether the log knows that `leader_epoch` began: told at the first use, since telling it
-    /// reads a log that a clean stop left alone.
-    epoch_begun: bool,
     high_watermark: Offset,
     committed: Waiters<oneshot::Sender<Committed>>,
     flushed: Waiters<oneshot::Sender<Committed>>,
     fetches: Vec<Arc<Wake>>,
     flush: Flush,
+    /// Whether a segment was closed and is not yet on its way to the disk.
+    rolled: bool,
 }
 
 /// A flush of this partition.
@@ -185,12 +184,12 @@ impl Partition {
             settings,
             leader: None,
             leader_epoch: -1,
-            epoch_begun: false,
             high_watermark: high_watermark.clamp(start, end.max(start)),
             committed: Waiters::default(),
             flushed: Waiters::default(),
             fetches: Vec::new(),
             flush: Flush::Idle,
+            rolled: false,
         }
     }
 
@@ -227,13 +226,11 @@ impl Partition {
     /// Takes office, or goes on with a changed ISR.
     pub fn lead(&mut self, registration: &PartitionRegistration) {
         if registration.leader_epoch != self.leader_epoch {
-            self.epoch_begun = false;
+            self.log.begin_epoch(registration.leader_epoch);
         }
         self.leader_epoch = registration.leader_epoch;
-        self.leader = Some(Leader {
-            isr: registration.isr.clone(),
-            replicas: registration.replicas.len(),
-        });
+        self.leader =
+            Some(Leader { isr: registration.isr.clone(), replicas: registration.replicas.len() });
         self.advance();
     }
 
@@ -264,14 +261,6 @@ impl Partition {
             return Err(ErrorCode::UnknownLeaderEpoch);
         }
         if self.leader.is_none() { Err(ErrorCode::NotLeaderOrFollower) } else { Ok(()) }
-    }
-
-    fn begin_epoch(&mut self, now: Now) -> Result<(), LogError> {
-        if !self.epoch_begun {
-            self.log.begin_epoch(self.leader_epoch, now)?;
-            self.epoch_begun = true;
-        }
-        Ok(())
     }
 
     /// Appends what a client sent.
@@ -322,9 +311,8 @@ impl Partition {
     }
 
     fn append(&mut self, batch: &Validated, now: Now) -> Result<Receipt, Refusal> {
-        self.begin_epoch(now)?;
-        let done =
-            self.log.append_leader(&batch.batch, &batch.header, self.leader_epoch, now)?;
+        let done = self.log.append_leader(&batch.batch, &batch.header, self.leader_epoch, now)?;
+        self.rolled |= done.rolled;
         let stamped = self.settings.rules.timestamp_type == TimestampType::LogAppendTime;
         self.advance();
         Ok(Receipt {
@@ -359,7 +347,7 @@ impl Partition {
     /// Whether `flush.messages` or `flush.ms` asks for a flush now.
     #[must_use]
     pub fn flush_due(&self, now: Now) -> bool {
-        self.log.flush_due(now)
+        self.rolled || self.log.flush_due(now)
     }
 
     /// Begins a flush; `None` if there is nothing to flush or one is under way, which is then
@@ -369,7 +357,11 @@ impl Partition {
             self.flush = Flush::RunningAskedAgain;
             return None;
         }
-        match self.log.flush_ticket() {
+        // Where nobody waits for the disk, only what no append touches any more goes there.
+        let closed_only = std::mem::take(&mut self.rolled) && !self.settings.durable();
+        let ticket =
+            if closed_only { self.log.flush_ticket_closed() } else { self.log.flush_ticket() };
+        match ticket {
             Ok(ticket) => {
                 if ticket.is_some() {
                     self.flush = Flush::Running;
@@ -511,11 +503,13 @@ impl Partition {
         };
         let (timestamp, offset) = match timestamp {
             // Latest.
-            -1 => return Ok(TimedOffset {
-                timestamp: -1,
-                offset: end,
-                leader_epoch: self.leader_epoch,
-            }),
+            -1 => {
+                return Ok(TimedOffset {
+                    timestamp: -1,
+                    offset: end,
+                    leader_epoch: self.leader_epoch,
+                });
+            }
             // Earliest; without tiered storage the earliest local one is the same.
             -2 | -4 => (-1, marks.log_start),
             -3 => {
@@ -532,7 +526,6 @@ impl Partition {
             }
             _ => return Err(ErrorCode::UnsupportedVersion.into()),
         };
-        self.begin_epoch(now)?;
         let epoch = if offset >= 0 { self.log.epoch_at(offset, now)? } else { None };
         Ok(TimedOffset { timestamp, offset, leader_epoch: epoch.unwrap_or(-1) })
     }
@@ -546,7 +539,6 @@ impl Partition {
         epoch: LeaderEpoch,
         now: Now,
     ) -> Result<(LeaderEpoch, Offset), Refusal> {
-        self.begin_epoch(now)?;
         let end = self.log.end_offset_for(epoch, now)?;
         Ok(end.map_or((-1, -1), |e| (e.epoch, e.end)))
     }

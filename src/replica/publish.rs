@@ -32,9 +32,8 @@ impl ReplicaTable {
     ) -> Vec<Office> {
         let mut offices = Vec::new();
         for diff in delta.changed_partitions() {
-            let mine = |p: Option<&PartitionRegistration>| {
-                p.is_some_and(|p| p.has_replica(self.node_id))
-            };
+            let mine =
+                |p: Option<&PartitionRegistration>| p.is_some_and(|p| p.has_replica(self.node_id));
             match diff.new.filter(|p| p.has_replica(self.node_id)) {
                 Some(new) => self.take_on(&diff, new, settings, &mut offices),
                 None if mine(diff.old) => self.let_go(&diff, &mut offices),

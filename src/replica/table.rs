@@ -226,7 +226,8 @@ impl ReplicaTable {
         let mut slots = self.write_slots();
         let slot = slots.by_id.remove(&(topic, partition))?;
         let range = (topic, PartitionId::MIN)..=(topic, PartitionId::MAX);
-        if slots.by_id.range(range).next().is_none() && slots.by_name.get(&slot.topic) == Some(&topic)
+        if slots.by_id.range(range).next().is_none()
+            && slots.by_name.get(&slot.topic) == Some(&topic)
         {
             slots.by_name.remove(&slot.topic);
         }

@@ -165,8 +165,12 @@ fn write_high_watermarks(table: &ReplicaTable) {
     write(table, OffsetFile::HighWatermark, |slot| Some(slot.lock().high_watermark()));
 }
 
-fn write_recovery_points(table: &ReplicaTable) {
-    write(table, OffsetFile::RecoveryPoint, |slot| Some(slot.lock().log.recovery_point()));
+/// Writes the recovery points. To be called, too, before anything is appended to a log that was
+/// recovered.
+pub fn write_recovery_points(table: &ReplicaTable) {
+    write(table, OffsetFile::RecoveryPoint, |slot| {
+        Some(slot.lock().log.checkpoint_recovery_point())
+    });
 }
 
 fn write_log_starts(table: &ReplicaTable) {

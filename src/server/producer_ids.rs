@@ -36,10 +36,8 @@ impl ProducerIds {
 }
 
 async fn fetch(broker: &Broker) -> Result<(i64, i64), ErrorCode> {
-    let command = AllocateProducerIds {
-        broker_id: broker.node_id.0,
-        broker_epoch: broker.lifecycle.epoch(),
-    };
+    let command =
+        AllocateProducerIds { broker_id: broker.node_id.0, broker_epoch: broker.lifecycle.epoch() };
     let done = broker.submit(Command::AllocateProducerIds(command), ALLOCATE_TIMEOUT_MS).await;
     match done {
         Ok(Reply::AllocateProducerIds(r)) if r.error == 0 && r.count > 0 => {

@@ -7,7 +7,7 @@
 //! atomic; unsynced bytes survive sector by sector, and so may an older length.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     io,
     path::{Component, Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -228,7 +228,8 @@ impl State {
 
     fn parent(&self, path: &Path) -> io::Result<(usize, String)> {
         let name = parts(path).last().copied().ok_or_else(missing)?.to_owned();
-        let parent = self.find(path.parent().unwrap_or(Path::new("/"))).ok_or_else(missing)?;
+        let parent =
+            self.find(path.parent().unwrap_or_else(|| Path::new("/"))).ok_or_else(missing)?;
         Ok((parent, name))
     }
 

@@ -42,9 +42,9 @@ pub(crate) fn describe_configs(
         };
         let keys: Option<BTreeSet<String>> =
             resource.configuration_keys.map(|k| k.into_iter().collect());
-        let shown = entries.into_iter().filter(|e| {
-            keys.as_ref().is_none_or(|k| k.is_empty() || k.contains(&e.name))
-        });
+        let shown = entries
+            .into_iter()
+            .filter(|e| keys.as_ref().is_none_or(|k| k.is_empty() || k.contains(&e.name)));
         DescribeConfigsResult {
             error_code,
             error_message,
@@ -69,10 +69,7 @@ fn describe_one(
                 return Err(Failure { code: ErrorCode::InvalidTopicException, message: None });
             }
             if image.topics().id_of(name).is_none() {
-                return Err(Failure {
-                    code: ErrorCode::UnknownTopicOrPartition,
-                    message: None,
-                });
+                return Err(Failure { code: ErrorCode::UnknownTopicOrPartition, message: None });
             }
             Ok(describe::describe_topic(&broker.topic_overrides(image, name), &layers))
         }
@@ -163,10 +160,8 @@ pub(crate) async fn alter_configs(
             .map(|c| pb::ConfigEntry { name: c.name, value: c.value })
             .collect(),
     });
-    let command = pb::AlterConfigs {
-        resources: resources.collect(),
-        validate_only: request.validate_only,
-    };
+    let command =
+        pb::AlterConfigs { resources: resources.collect(), validate_only: request.validate_only };
     let done = broker.submit(Command::AlterConfigs(command), ALTER_TIMEOUT_MS).await;
     AlterConfigsResponse { throttle_time_ms: 0, responses: altered(done, asked) }
 }

@@ -52,7 +52,8 @@ pub(crate) fn fetch(broker: &Arc<Broker>, caller: Caller, request: FetchRequest)
     let follower = request.replica_id >= 0 || request.replica_state.replica_id >= 0;
     let by_id = caller.version >= 13;
     let max = usize::try_from(request.max_bytes).unwrap_or(0);
-    let bytes_max = max.min(usize::try_from(broker.settings.replica.client_fetch_max_bytes).unwrap_or(0));
+    let bytes_max =
+        max.min(usize::try_from(broker.settings.replica.client_fetch_max_bytes).unwrap_or(0));
     let plan = Plan {
         isolation: if request.isolation_level == 1 {
             Isolation::ReadCommitted
@@ -81,9 +82,8 @@ pub(crate) fn fetch(broker: &Arc<Broker>, caller: Caller, request: FetchRequest)
         }
     };
     if follower {
-        let refuse = |f: &PartitionFetch| {
-            (f.clone(), Err(Refusal::from(ErrorCode::NotLeaderOrFollower)))
-        };
+        let refuse =
+            |f: &PartitionFetch| (f.clone(), Err(Refusal::from(ErrorCode::NotLeaderOrFollower)));
         let reads = context.partitions.iter().map(refuse).collect();
         return caller.ready(&respond(broker, &caller, &context, plan, reads));
     }
@@ -130,8 +130,10 @@ fn wanted(
         if by_id {
             (image.topics().by_id(id).map_or_else(|| "".into(), |t| Arc::clone(&t.name)), id)
         } else {
-            let known = image.topics().by_name(&name);
-            known.map_or((name.into(), Uuid::ZERO), |t| (Arc::clone(&t.name), t.id))
+            match image.topics().by_name(&name) {
+                Some(t) => (Arc::clone(&t.name), t.id),
+                None => (name.into(), Uuid::ZERO),
+            }
         }
     };
     let mut wanted = Vec::new();
@@ -249,8 +251,7 @@ fn respond(
     plan: Plan,
     reads: Reads,
 ) -> FetchResponse {
-    let mut response =
-        FetchResponse { session_id: context.session_id, ..FetchResponse::default() };
+    let mut response = FetchResponse { session_id: context.session_id, ..FetchResponse::default() };
     let mut places: BTreeMap<(Uuid, Arc<str>), usize> = BTreeMap::new();
     let mut sessions = broker.replicas.sessions();
     for (fetch, done) in reads {
@@ -313,20 +314,15 @@ fn partition_data(fetch: &PartitionFetch, done: Result<Read, Refusal>) -> Partit
                 })
                 .collect()
         }),
-        records: if found.len == 0 {
-            Records::EMPTY
-        } else {
-            Records::from_slices(found.slices)
-        },
+        records: if found.len == 0 { Records::EMPTY } else { Records::from_slices(found.slices) },
         ..Default::default()
     }
 }
 
 /// From version 12 a client that asked the wrong broker is told the right one (KIP-951).
 fn point_to_leaders(broker: &Broker, caller: &Caller, response: &mut FetchResponse) {
-    let wrong = |code| {
-        code == ErrorCode::NotLeaderOrFollower || code == ErrorCode::FencedLeaderEpoch
-    };
+    let wrong =
+        |code| code == ErrorCode::NotLeaderOrFollower || code == ErrorCode::FencedLeaderEpoch;
     let any = response.responses.iter().flat_map(|t| &t.partitions).any(|p| wrong(p.error_code));
     if caller.version < 12 || !any {
         return;

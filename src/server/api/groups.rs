@@ -57,8 +57,7 @@ pub(crate) async fn find_coordinator(
     caller: &Caller,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
-    let keys =
-        if caller.version >= 4 { request.coordinator_keys } else { vec![request.key] };
+    let keys = if caller.version >= 4 { request.coordinator_keys } else { vec![request.key] };
     let groups = request.key_type == KEY_TYPE_GROUP;
     if groups && broker.image().topics().by_name(OFFSETS_TOPIC).is_none() {
         metadata::create(broker, vec![OFFSETS_TOPIC.to_owned()]).await;
@@ -188,11 +187,8 @@ pub(crate) fn describe_groups(
     caller: &Caller,
     request: DescribeGroupsRequest,
 ) -> DescribeGroupsResponse {
-    let operations = if request.include_authorized_operations {
-        allowed::GROUP
-    } else {
-        allowed::NOT_ASKED
-    };
+    let operations =
+        if request.include_authorized_operations { allowed::GROUP } else { allowed::NOT_ASKED };
     let mut response = broker.groups.describe_groups(request, caller.version);
     for group in &mut response.groups {
         group.authorized_operations = operations;

@@ -33,11 +33,7 @@ pub(crate) fn valid_topic_name(name: &str) -> bool {
 }
 
 /// Metadata. Topics that are named and missing are created first where that is allowed.
-pub(crate) fn metadata(
-    broker: &Arc<Broker>,
-    caller: Caller,
-    request: MetadataRequest,
-) -> Outcome {
+pub(crate) fn metadata(broker: &Arc<Broker>, caller: Caller, request: MetadataRequest) -> Outcome {
     let missing = to_create(broker, &request);
     if missing.is_empty() {
         return caller.ready(&answer(broker, &caller, &request));
@@ -94,10 +90,8 @@ pub(crate) async fn create(broker: &Broker, names: Vec<String>) {
 
 /// `__consumer_offsets` (`GroupCoordinatorService.groupMetadataTopicConfigs`).
 fn offsets_topic(broker: &Broker) -> pb::CreatableTopic {
-    let entry = |name: &str, value: String| pb::ConfigEntry {
-        name: name.to_owned(),
-        value: Some(value),
-    };
+    let entry =
+        |name: &str, value: String| pb::ConfigEntry { name: name.to_owned(), value: Some(value) };
     let s = &broker.settings.group;
     pb::CreatableTopic {
         name: "__consumer_offsets".to_owned(),
@@ -182,7 +176,6 @@ fn topic_metadata(
     image: &Image,
     topic: &Topic,
 ) -> MetadataResponseTopic {
-
     let partitions = topic.iter().map(|(p, r)| {
         let (error_code, leader_id) = leader(image, caller, r);
         MetadataResponsePartition {
@@ -302,9 +295,8 @@ pub(crate) fn describe_topic_partitions(
     let cap = broker.settings.cluster.max_request_partitions.max(1);
     let mut room = usize::try_from(request.response_partition_limit.clamp(1, cap)).unwrap_or(1);
     let mut response = DescribeTopicPartitionsResponse::default();
-    let (from, first) = request
-        .cursor
-        .map_or((String::new(), 0), |c| (c.topic_name, c.partition_index.max(0)));
+    let (from, first) =
+        request.cursor.map_or((String::new(), 0), |c| (c.topic_name, c.partition_index.max(0)));
     let names: BTreeSet<String> = if request.topics.is_empty() {
         image.topics().names_from(&from).map(|(n, _)| n.to_string()).collect()
     } else {

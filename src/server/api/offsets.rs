@@ -50,9 +50,7 @@ pub(crate) fn list_offsets(
                 let found = list_one(broker, caller, &topic.name, p, isolation);
                 let (error_code, found) = match found {
                     Ok(found) => (ErrorCode::None, found),
-                    Err(r) => {
-                        (r.code, TimedOffset { timestamp: -1, offset: -1, leader_epoch: -1 })
-                    }
+                    Err(r) => (r.code, TimedOffset { timestamp: -1, offset: -1, leader_epoch: -1 }),
                 };
                 ListOffsetsPartitionResponse {
                     partition_index: p.partition_index,
@@ -112,8 +110,7 @@ pub(crate) fn offset_for_leader_epoch(
             .partitions
             .iter()
             .map(|p| {
-                let done =
-                    look(&topic.topic, p.partition, p.current_leader_epoch, p.leader_epoch);
+                let done = look(&topic.topic, p.partition, p.current_leader_epoch, p.leader_epoch);
                 let (error_code, (leader_epoch, end_offset)) = match done {
                     Ok(end) => (ErrorCode::None, end),
                     Err(refusal) => (refusal.code, (-1, -1)),
