@@ -55,6 +55,8 @@ pub struct Quorum {
     publisher: Arc<Publisher>,
     roster: Arc<Roster>,
     leadership: watch::Receiver<Leadership>,
+    /// The last entry of the log when this member began.
+    began: Position,
     running: Mutex<Option<Running>>,
 }
 
@@ -156,6 +158,7 @@ impl Quorum {
                 return Err(e);
             }
         };
+        let began = types::position(raft.data_metrics().borrow_watched().last_log.as_ref());
         let roster = Arc::new(Roster::default());
         let (leader_tx, leadership) = watch::channel(Leadership::default());
         let mut tasks = JoinSet::new();
@@ -170,7 +173,18 @@ impl Quorum {
         }
         let running = Mutex::new(Some(Running { tasks, writer }));
         let (raft, checkpoints) = (RaftHandle(raft), found.checkpoints);
-        Ok(Self { settings, clock, raft, log, checkpoints, publisher, roster, leadership, running })
+        Ok(Self {
+            settings,
+            clock,
+            raft,
+            log,
+            checkpoints,
+            publisher,
+            roster,
+            leadership,
+            began,
+            running,
+        })
     }
 
     /// The gRPC services of this member: to be served on the controller listener.
@@ -332,8 +346,16 @@ impl MetadataSource for Quorum {
         &self.settings.voters
     }
 
+    /// After a restart nothing tells which entries of the log had been committed, and so acted on,
+    /// before: all of them count as committed until they are applied, or until an entry of a later
+    /// epoch is, behind which none can be missing.
     fn high_watermark(&self) -> i64 {
-        self.publisher.position().borrow().offset.saturating_add(1)
+        let applied = *self.publisher.position().borrow();
+        let known = match applied.epoch > self.began.epoch {
+            true => applied.offset,
+            false => applied.offset.max(self.began.offset),
+        };
+        known.saturating_add(1)
     }
 }
 
