@@ -13,7 +13,7 @@ use crate::{Verdicts, seeds};
 
 const THREADS: u64 = 4;
 /// Frames on one connection before a fresh one is taken.
-const FRAMES_A_CONNECTION: usize = 16;
+const FRAMES_A_CONNECTION: usize = 4;
 
 /// A small seeded generator: xorshift64*.
 struct Random(u64);

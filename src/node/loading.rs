@@ -108,7 +108,8 @@ fn open(table: &ReplicaTable, dir: usize, state: &DirState, job: Job) {
         recovery,
     };
     let log_dir = Arc::clone(&table.dirs()[dir].log_dir);
-    match Log::open(log_dir, init, table.clock.now()) {
+    let opened = Log::open(log_dir, init, table.clock.now());
+    match opened.and_then(|log| made_durable(table, log, &job.settings)) {
         Ok(log) => {
             let start = log.log_start_offset();
             let mark = state.high_watermarks.get(&job.tp).copied().unwrap_or(start);
@@ -120,6 +121,22 @@ fn open(table: &ReplicaTable, dir: usize, state: &DirState, job: Job) {
         }
         Err(e) => tracing::error!(partition = %job.tp, "cannot open the log: {e}"),
     }
+}
+
+/// In the durable mode nobody reads past what is on disk: what recovery found is brought there now,
+/// as no append may come to do it.
+fn made_durable(
+    table: &ReplicaTable,
+    mut log: Log,
+    settings: &PartitionSettings,
+) -> Result<Log, LogError> {
+    if settings.durable()
+        && let Some(ticket) = log.flush_ticket()?
+    {
+        let mark = ticket.sync()?;
+        log.flushed(mark, table.clock.now());
+    }
+    Ok(log)
 }
 
 fn set_aside(table: &ReplicaTable, dir: usize, tp: &TopicPartition, why: &str) {
