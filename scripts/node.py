@@ -243,8 +243,12 @@ class Kafka:
         except OSError:
             return False
 
-    def stop(self):
+    def stop(self, seconds=180):
+        """SIGTERM, and SIGKILL where that does not end it: many partitions take it long."""
         if self.alive():
-            subprocess.run([ROOT / "scripts" / "peer" / "stop-kafka", self.folder],
-                           check=True, stdout=subprocess.DEVNULL)
+            done = subprocess.run([ROOT / "scripts" / "peer" / "stop-kafka", self.folder,
+                                   str(seconds)], capture_output=True)
+            if done.returncode:
+                os.kill(self.pid, signal.SIGKILL)
+                until(lambda: not self.alive(), 30, "the end of Apache Kafka", pause=0.05)
         return 0

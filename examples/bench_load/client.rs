@@ -56,6 +56,9 @@ pub(crate) struct ConsumeArgs {
     bootstrap: String,
     #[arg(long)]
     topic: String,
+    /// Read the topic so many times.
+    #[arg(long, default_value_t = 1)]
+    times: u32,
 }
 
 #[derive(clap::Args)]
@@ -66,6 +69,9 @@ pub(crate) struct PartitionsArgs {
     topic: String,
     #[arg(long)]
     partitions: i32,
+    /// So many topics with that many partitions each, one request a topic.
+    #[arg(long, default_value_t = 1)]
+    topics: u32,
 }
 
 #[derive(clap::Args)]
@@ -245,12 +251,14 @@ pub(crate) fn consume(args: &ConsumeArgs) -> anyhow::Result<()> {
         want += (high - low).cast_unsigned();
     }
     let (cpu, began) = (thread_cpu(), Instant::now());
-    consumer.assign(&assignment)?;
     let (mut count, mut bytes) = (0u64, 0u64);
-    while count < want {
-        let message = consumer.poll(patience).context("no record for 30 s")??;
-        count += 1;
-        bytes += message.payload_len() as u64;
+    for time in 1..=u64::from(args.times) {
+        consumer.assign(&assignment)?;
+        while count < want * time {
+            let message = consumer.poll(patience).context("no record for 30 s")??;
+            count += 1;
+            bytes += message.payload_len() as u64;
+        }
     }
     let seconds = began.elapsed().as_secs_f64();
     let (spent, busiest) = generator_cpu(&cpu, seconds, &[]);
@@ -274,16 +282,26 @@ pub(crate) fn partitions(args: &PartitionsArgs) -> anyhow::Result<()> {
     let patience = Duration::from_secs(300);
     admin.inner().fetch_metadata(None, patience)?;
     let began = Instant::now();
-    let topic = NewTopic::new(&args.topic, args.partitions, TopicReplication::Fixed(1));
+    let names: Vec<String> = match args.topics {
+        1 => vec![args.topic.clone()],
+        n => (0..n).map(|i| format!("{}-{i}", args.topic)).collect(),
+    };
     let options = AdminOptions::new().request_timeout(Some(patience));
-    for result in runtime()?.block_on(admin.create_topics([&topic], &options))? {
-        result.map_err(|(name, code)| anyhow::anyhow!("creating {name}: {code}"))?;
+    let runtime = runtime()?;
+    for name in &names {
+        let topic = NewTopic::new(name, args.partitions, TopicReplication::Fixed(1));
+        for result in runtime.block_on(admin.create_topics([&topic], &options))? {
+            result.map_err(|(name, code)| anyhow::anyhow!("creating {name}: {code}"))?;
+        }
     }
     let answered = began.elapsed().as_secs_f64();
+    let want = u64::from(args.topics) * u64::from(args.partitions.cast_unsigned());
     loop {
-        let metadata = admin.inner().fetch_metadata(Some(&args.topic), patience)?;
-        let led = metadata.topics()[0].partitions().iter().filter(|p| p.leader() >= 0).count();
-        if led as u64 == u64::from(args.partitions.cast_unsigned()) {
+        let one = (names.len() == 1).then_some(args.topic.as_str());
+        let metadata = admin.inner().fetch_metadata(one, patience)?;
+        let topics = metadata.topics().iter().filter(|t| names.iter().any(|n| n == t.name()));
+        let led = topics.flat_map(|t| t.partitions()).filter(|p| p.leader() >= 0).count() as u64;
+        if led == want {
             break;
         }
         ensure!(began.elapsed() < patience, "only {led} partitions have a leader");
