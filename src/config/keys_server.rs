@@ -147,10 +147,11 @@ pub(super) const KEYS: &[Key] = &[
         .doc("Bytes of waiting requests before no more are read; -1 for no limit."),
     int("request.timeout.ms", Some("30000"))
         .doc("How long, in milliseconds, a request to another node may take."),
-    int("socket.send.buffer.bytes", Some("102400"))
-        .doc("Send buffer of a server socket in bytes; -1 leaves it to the system."),
+    int("socket.send.buffer.bytes", Some("102400")).doc(
+        "Send buffer of a server socket in bytes; -1, or no line at all: the system tunes it.",
+    ),
     int("socket.receive.buffer.bytes", Some("102400"))
-        .doc("Receive buffer of a server socket in bytes; -1 leaves it to the system."),
+        .doc("Receive buffer of a server socket in bytes; -1, or no line: the system tunes it."),
     int("socket.request.max.bytes", Some("104857600"))
         .min(1)
         .doc("Largest request in bytes; a larger one closes the connection."),

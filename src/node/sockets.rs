@@ -39,8 +39,12 @@ pub(crate) async fn bind(config: &ServerConfig) -> Result<Bound, NodeError> {
         let name: Arc<str> = at.name.as_str().into();
         let mut terms = ListenerConfig::new(Arc::clone(&name), at.host.clone(), at.port);
         terms.backlog = size(config.net.backlog).unwrap_or(50);
-        terms.send_buffer_bytes = size(config.net.send_buffer_bytes);
-        terms.receive_buffer_bytes = size(config.net.receive_buffer_bytes);
+        // Kafka's default of 100 KiB would cut a fetch into many small pieces: unless a size was
+        // asked for, the system tunes it.
+        let asked = |key: &str, bytes: i32| config.layers.given(key).and_then(|_| size(bytes));
+        let net = &config.net;
+        terms.send_buffer_bytes = asked("socket.send.buffer.bytes", net.send_buffer_bytes);
+        terms.receive_buffer_bytes = asked("socket.receive.buffer.bytes", net.receive_buffer_bytes);
         terms.congestion_control.clone_from(&l.congestion_control);
         let idle = u64::try_from(config.net.connections_max_idle_ms).unwrap_or(u64::MAX);
         terms.conn = ConnLimits {
