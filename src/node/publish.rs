@@ -13,6 +13,7 @@ use crate::{
     metadata::{Delta, Image, ResourceType},
     node::{offsets_log::OFFSETS_TOPIC, schema},
     replica::{publish::Office, settings::PartitionSettings, table::ReplicaTable},
+    server::context,
 };
 
 /// What an update reaches.
@@ -31,7 +32,7 @@ impl Publisher {
         node_id: NodeId,
         image: &'a Image,
     ) -> impl FnMut(&str) -> Arc<PartitionSettings> + 'a {
-        let layers = schema::layers(settings, node_id, image);
+        let layers = context::layers(settings, node_id, image);
         let expiry = i64::from(settings.logs.producer_id_expiration_ms);
         let mut cache: BTreeMap<String, Arc<PartitionSettings>> = BTreeMap::new();
         move |topic| {

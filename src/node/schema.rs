@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
-    base::NodeId,
     config::{
         CompressionType, Layers, ServerConfig, TimestampType, TopicConfig, describe, dynamic,
         keys::{self, Kind},
@@ -15,24 +14,8 @@ use crate::{
     metadata::{ConfigResource, Image, ResourceType, configs::Properties},
     record::{self, Compression, Rules},
     replica::settings::PartitionSettings,
+    server::context::owned,
 };
-
-/// Owned copies of what the image keeps shared.
-pub(crate) fn owned(properties: &Properties) -> BTreeMap<String, String> {
-    properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
-}
-
-/// All layers of broker `node`: what it was started with, and what the image says of it.
-pub(crate) fn layers(settings: &ServerConfig, node: NodeId, image: &Image) -> Layers {
-    let of = |resource: &ConfigResource| {
-        image.configs().get(resource).map(|p| owned(p)).unwrap_or_default()
-    };
-    Layers {
-        dynamic_broker: of(&ConfigResource::broker(node)),
-        dynamic_default: of(&ConfigResource::all_brokers()),
-        fixed: Arc::clone(&settings.layers.fixed),
-    }
-}
 
 /// The settings of the replicas of `topic`.
 pub(crate) fn partition_settings(

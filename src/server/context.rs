@@ -60,14 +60,7 @@ impl Broker {
     /// All layers of this broker's configuration: what it was started with, and what `image` says.
     #[must_use]
     pub(crate) fn layers(&self, image: &Image) -> Layers {
-        let of = |resource: &ConfigResource| {
-            image.configs().get(resource).map(|p| owned(p)).unwrap_or_default()
-        };
-        Layers {
-            dynamic_broker: of(&ConfigResource::broker(self.node_id)),
-            dynamic_default: of(&ConfigResource::all_brokers()),
-            fixed: Arc::clone(&self.settings.layers.fixed),
-        }
+        layers(&self.settings, self.node_id, image)
     }
 
     /// The overrides of `topic`.
@@ -92,7 +85,19 @@ pub struct Caller {
     pub correlation_id: i32,
 }
 
+/// All layers of broker `node`: what it was started with, and what the image says of it.
+pub(crate) fn layers(settings: &ServerConfig, node: NodeId, image: &Image) -> Layers {
+    let of = |resource: &ConfigResource| {
+        image.configs().get(resource).map(|p| owned(p)).unwrap_or_default()
+    };
+    Layers {
+        dynamic_broker: of(&ConfigResource::broker(node)),
+        dynamic_default: of(&ConfigResource::all_brokers()),
+        fixed: Arc::clone(&settings.layers.fixed),
+    }
+}
+
 /// Owned copies of what the image keeps shared.
-fn owned(properties: &Properties) -> BTreeMap<String, String> {
+pub(crate) fn owned(properties: &Properties) -> BTreeMap<String, String> {
     properties.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
 }
