@@ -1,12 +1,16 @@
 //! Keys that Kafka does not have. Each begins with `vltava.`. Rows of THE table (`keys.rs`).
 
-use super::keys::{Key, NULL, string};
+use super::keys::{Key, NULL, int, string};
 
 /// Keys of our own.
 pub(super) const KEYS: &[Key] = &[
     string("vltava.listener.tcp.congestion.control", NULL).doc(
         "TCP congestion control of accepted connections, such as `reno`; the system's own when not \
-         set; may be set for one listener with its prefix.",
+         set, and `reno` for peers on the same machine; may be set for one listener with its prefix.",
+    ),
+    int("vltava.listener.spin.us", Some("100")).range(0, 1000).doc(
+        "Microseconds for which one thread looks for the next small request of a client that sends \
+         it as soon as it has an answer, before it goes to sleep; 0: never.",
     ),
     string("vltava.log.level", Some("info")).doc(
         "How much is logged, as `level` or `level,room=level,…` with the levels `error`, `warn`, \

@@ -27,6 +27,7 @@ section! {
         receive_buffer_bytes: i32 = int "socket.receive.buffer.bytes",
         request_max_bytes: usize = count "socket.request.max.bytes",
         backlog: i32 = int "socket.listen.backlog.size",
+        spin_us: usize = count "vltava.listener.spin.us",
         network_threads: usize = count "num.network.threads",
         io_threads: usize = count "num.io.threads",
         background_threads: usize = count "background.threads",

@@ -50,6 +50,7 @@ pub(crate) async fn bind(config: &ServerConfig) -> Result<Bound, NodeError> {
         terms.conn = ConnLimits {
             frame_bytes_max: config.net.request_max_bytes,
             idle: Duration::from_millis(idle),
+            spin: Duration::from_micros(u64::try_from(net.spin_us).unwrap_or(0)),
             ..ConnLimits::default()
         };
         listeners.push(Listener::bind(terms).await?);
