@@ -86,7 +86,12 @@ impl Cluster {
         for id in 1..=n {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            voters.push(Voter { id: NodeId(id), host: "127.0.0.1".into(), port });
+            voters.push(Voter {
+                id: NodeId(id),
+                directory_id: Uuid::ZERO,
+                host: "127.0.0.1".into(),
+                port,
+            });
             listeners.push(listener);
         }
         (Self { dirs: tempfile::tempdir().unwrap(), voters, policy }, listeners)
@@ -98,6 +103,7 @@ impl Cluster {
             node_id: NodeId(id),
             directory_id: Uuid([id as u8 + 100; 16]),
             voters: self.voters.clone(),
+            dynamic: None,
             listener_name: "CONTROLLER".into(),
             timeouts: timeouts(),
             log: self.policy,
@@ -133,6 +139,7 @@ impl Cluster {
             node_id: NodeId(id),
             directory_id: Uuid([id as u8 + 100; 16]),
             voters: self.voters.clone(),
+            bootstrap: Vec::new(),
             timeouts: timeouts(),
         }
     }

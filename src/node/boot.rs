@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     base::{
-        NodeId,
+        NodeId, Uuid,
         ports::{Clock, Entropy, Fs},
     },
     config::{ServerConfig, meta_properties::IdentityError},
@@ -26,8 +26,8 @@ use crate::{
     },
     os::{OsClock, OsEntropy, OsFs, limits},
     quorum::{
-        ControllerListener, LogPolicy, MetadataSource, Observer, ObserverSettings, Quorum,
-        QuorumError, QuorumSettings, QuorumTimeouts, Voter, serve,
+        Address, ControllerListener, DynamicVoters, LogPolicy, MetadataSource, Observer,
+        ObserverSettings, Quorum, QuorumError, QuorumSettings, QuorumTimeouts, Voter, serve,
     },
     telemetry,
 };
@@ -186,8 +186,12 @@ pub(crate) fn timeouts(config: &ServerConfig) -> QuorumTimeouts {
 /// `--standalone` or `--initial-controllers` wrote down.
 fn voters(config: &ServerConfig, fs: &dyn Fs) -> Result<Vec<Voter>, NodeError> {
     if !config.voters.is_empty() {
-        let voter =
-            |v: &crate::config::Voter| Voter { id: v.id, host: v.host.clone(), port: v.port };
+        let voter = |v: &crate::config::Voter| Voter {
+            id: v.id,
+            directory_id: Uuid::ZERO,
+            host: v.host.clone(),
+            port: v.port,
+        };
         return Ok(config.voters.iter().map(voter).collect());
     }
     identity::written_voters(fs, &config.metadata_log_dir)
@@ -203,8 +207,30 @@ fn observer_settings(
         node_id: config.node_id,
         directory_id: dirs.metadata.0,
         voters,
+        bootstrap: bootstrap_servers(config),
         timeouts: timeouts(config),
     }
+}
+
+fn bootstrap_servers(config: &ServerConfig) -> Vec<Address> {
+    let address = |(host, port): &(String, u16)| Address { host: host.clone(), port: *port };
+    config.bootstrap_servers.iter().map(address).collect()
+}
+
+/// How the voters change, unless they are configured. `port` is where the controller listener was
+/// bound.
+fn dynamic_voters(config: &ServerConfig, port: u16) -> Option<DynamicVoters> {
+    if !config.voters.is_empty() {
+        return None;
+    }
+    let listener = config.advertised_controller_listeners.first()?;
+    let host = if listener.host.is_empty() { limits::host_name() } else { listener.host.clone() };
+    let advertised = Address { host, port: if listener.port == 0 { port } else { listener.port } };
+    Some(DynamicVoters {
+        bootstrap: bootstrap_servers(config),
+        advertised,
+        auto_join: config.quorum.auto_join,
+    })
 }
 
 async fn start_controller(
@@ -226,11 +252,13 @@ async fn start_controller(
             source,
         })?);
     }
+    let port = bound.first().and_then(|s| s.local_addr().ok()).map_or(0, |a| a.port());
     let settings = QuorumSettings {
         cluster_id: dirs.cluster_id.clone(),
         node_id: config.node_id,
         directory_id: dirs.metadata.0,
         voters,
+        dynamic: dynamic_voters(config, port),
         listener_name: config.controller_listener_names.first().cloned().unwrap_or_default(),
         timeouts: timeouts(config),
         log: log_policy(config),
