@@ -283,6 +283,55 @@ fn three_controllers_and_three_brokers_outlive_the_active_controller() {
     survives(&[Controller, Controller, Controller, Broker, Broker, Broker]);
 }
 
+#[test]
+fn a_dynamic_quorum_grows_from_one_formatted_node() {
+    let root = tempfile::tempdir().unwrap();
+    let roles = [Roles::Both, Roles::Controller, Roles::Both, Roles::Broker];
+    let mut nodes: Vec<_> =
+        (1..).zip(roles).map(|(id, roles)| Node::new(root.path(), id, roles)).collect();
+    let controllers = nodes.iter().filter(|n| n.controller != 0);
+    let servers: Vec<_> = controllers.map(|n| format!("127.0.0.1:{}", n.controller)).collect();
+    let servers = format!("controller.quorum.bootstrap.servers={}", servers.join(","));
+    for node in &mut nodes {
+        let joins = node.roles != Roles::Broker && node.id != 1;
+        let join = if joins { "\ncontroller.quorum.auto.join.enable=true" } else { "" };
+        node.configure(&format!("{servers}{join}"));
+        let how: &[&str] = match (node.id, node.roles) {
+            (1, _) => &["--standalone"],
+            (_, Roles::Broker) => &[],
+            _ => &["--no-initial-controllers"],
+        };
+        node.format(CLUSTER_ID, how);
+        node.start();
+    }
+    for node in nodes.iter().filter(|n| n.port != 0) {
+        node.await_serving();
+    }
+    let mut cluster = Cluster { nodes, _root: root };
+    let admin = Admin::new(&format!("127.0.0.1:{}", cluster.nodes[3].port));
+    admin.await_brokers(3);
+    admin.create("before");
+    assert_eq!(cluster.active(), 0);
+    // The leader says so at each change; the last is the third voter's.
+    await_log(&cluster.nodes[0], "voters:[{1:");
+    let all = |log: &str| {
+        let last = log.lines().rfind(|l| l.contains("the members of the quorum changed"));
+        last.is_some_and(|l| ["1:", "2:", "3:"].iter().all(|id| l.contains(id)))
+            && !last.unwrap().contains("learners:[2")
+    };
+    let start = Instant::now();
+    while !all(&cluster.nodes[0].log()) {
+        assert!(start.elapsed() < PATIENCE, "{}", cluster.nodes[0].log());
+        sleep(Duration::from_millis(20));
+    }
+    cluster.nodes[0].kill();
+    admin.create("after");
+    assert_ne!(cluster.active(), 0);
+    cluster.nodes[0].start();
+    cluster.nodes[0].await_serving();
+    assert_eq!(cluster.admin().topics(), 2);
+}
+
 /// Waits until what a node logged contains `text`.
 fn await_log(node: &Node, text: &str) {
     let start = Instant::now();
