@@ -140,6 +140,7 @@ impl Cluster {
             directory_id: Uuid([id as u8 + 100; 16]),
             voters: self.voters.clone(),
             bootstrap: Vec::new(),
+            dir: None,
             timeouts: timeouts(),
         }
     }
@@ -358,6 +359,35 @@ async fn observers_follow_the_leader_and_are_described() {
     for m in members {
         m.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observer_remembers_its_image_without_any_controller() {
+    let (cluster, mut listeners) = Cluster::of(1, LogPolicy::default()).await;
+    let mut members = vec![cluster.start(1, listeners.remove(0)).await];
+    let observer = || {
+        let (dir, _) = LogDir::open(Arc::new(OsFs), &cluster.dir(7), files()).unwrap();
+        let settings = ObserverSettings { dir: Some(dir), ..cluster.observer(7) };
+        Observer::start(settings).unwrap()
+    };
+    let first = observer();
+    let offset = commit(&members, &set("a", "1")).await;
+    reaches(&first, offset).await;
+    first.shutdown().await;
+    drop(first);
+    members.remove(0).stop().await;
+
+    let second = observer();
+    reaches(&second, offset).await;
+    assert_eq!(config(&second.image(), "a").as_deref(), Some("1"));
+    assert_eq!(second.high_watermark(), i64::MAX, "nobody has said what is committed");
+    members.push(cluster.restart(1).await);
+    let offset = commit(&members, &set("a", "2")).await;
+    reaches(&second, offset).await;
+    assert_eq!(config(&second.image(), "a").as_deref(), Some("2"));
+    assert!(second.high_watermark() < i64::MAX);
+    second.shutdown().await;
+    members.remove(0).stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

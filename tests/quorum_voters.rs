@@ -210,6 +210,7 @@ async fn a_quorum_grows_from_one_node_and_shrinks() {
         directory_id: Uuid([209; 16]),
         voters: Vec::new(),
         bootstrap: vec![c.address(3)],
+        dir: None,
         timeouts: timeouts(),
     });
     let observer = observer.unwrap();

@@ -14,9 +14,12 @@ use crate::{
         ports::{Clock, Entropy, Fs},
     },
     config::{ServerConfig, meta_properties::IdentityError},
-    controller::{ControllerDriver, Core, Settings as CoreSettings, TopicDefaults, service_driver},
+    controller::{
+        ControllerClient, ControllerDriver, ControllerRegistration, ControllerSettings, Core,
+        Settings as CoreSettings, TopicDefaults, service_driver,
+    },
     log::LogError,
-    metadata::Record,
+    metadata::{Endpoint, Record, features},
     net::NetError,
     node::{
         broker::{self, RunningBroker},
@@ -87,6 +90,8 @@ pub(crate) struct RunningController {
     pub(crate) quorum: Arc<Quorum>,
     pub(crate) driver: ControllerDriver,
     pub(crate) listeners: Vec<ControllerListener>,
+    /// Held for as long as the controller runs.
+    pub(crate) registration: ControllerRegistration,
 }
 
 /// Everything that runs.
@@ -208,6 +213,7 @@ fn observer_settings(
         directory_id: dirs.metadata.0,
         voters,
         bootstrap: bootstrap_servers(config),
+        dir: Some(Arc::clone(&dirs.metadata.1)),
         timeouts: timeouts(config),
     }
 }
@@ -239,8 +245,12 @@ async fn start_controller(
     dirs: &Directories,
     voters: Vec<Voter>,
 ) -> Result<RunningController, NodeError> {
-    let controllers = voters.iter().map(|v| v.id).collect();
-    let bootstrap = identity::bootstrap_records(&*world.fs, &config.metadata_log_dir)?;
+    let controllers = config.voters.iter().map(|v| v.id).collect();
+    let bootstrap = identity::bootstrap_records(
+        &*world.fs,
+        &config.metadata_log_dir,
+        config.voters.is_empty(),
+    )?;
     let mut bound = Vec::new();
     for listener in config.listeners.iter().filter(|l| l.for_controllers) {
         let at = &listener.endpoint;
@@ -276,7 +286,25 @@ async fn start_controller(
         });
         listeners.push(serve(socket, routes, refuse)?);
     }
-    Ok(RunningController { quorum, driver, listeners })
+    let client = ControllerClient::new(Arc::clone(&quorum) as _, timeouts(config));
+    let registration = ControllerRegistration::start(registration(config, world, port), client);
+    Ok(RunningController { quorum, driver, listeners, registration })
+}
+
+/// What the controller registers with. `port` is where its first listener was bound.
+fn registration(config: &ServerConfig, world: &World, port: u16) -> ControllerSettings {
+    let endpoint = |e: &crate::config::Endpoint| Endpoint {
+        name: e.name.as_str().into(),
+        host: if e.host.is_empty() { limits::host_name().into() } else { e.host.as_str().into() },
+        port: if e.port == 0 { port } else { e.port },
+        security_protocol: e.protocol.code(),
+    };
+    ControllerSettings {
+        node_id: config.node_id,
+        incarnation: world.entropy.uuid(),
+        endpoints: config.advertised_controller_listeners.iter().map(endpoint).collect(),
+        features: features::supported().map(|(n, r)| (n.to_owned(), r)).collect(),
+    }
 }
 
 fn log_policy(config: &ServerConfig) -> LogPolicy {

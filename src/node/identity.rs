@@ -126,10 +126,11 @@ fn complete_ids(
 
 /// The records that a new cluster begins with, from `bootstrap.checkpoint`; without the file, the
 /// newest metadata version and what belongs to it (`BootstrapDirectory.java`). A feature is never
-/// finalized above what this build supports.
+/// finalized above what this build supports. `kraft.version` is 1 where the voters are recorded.
 pub(crate) fn bootstrap_records(
     fs: &dyn Fs,
     metadata_dir: &Path,
+    dynamic_voters: bool,
 ) -> Result<Vec<Record>, NodeError> {
     let path = metadata_dir.join(BOOTSTRAP_CHECKPOINT);
     let levels: Vec<(String, i16)> = match fs.read(&path, BOOTSTRAP_BYTES_MAX) {
@@ -153,7 +154,8 @@ pub(crate) fn bootstrap_records(
         let kept = level > 0 && name != features::KRAFT_VERSION;
         kept.then(|| Record::FeatureLevel { name: name.into(), level })
     });
-    Ok(records.collect())
+    let kraft = Record::FeatureLevel { name: features::KRAFT_VERSION.into(), level: 1 };
+    Ok(records.chain(dynamic_voters.then_some(kraft)).collect())
 }
 
 /// The voters that formatting wrote into the first checkpoint of the metadata log; none if the node

@@ -26,7 +26,7 @@ use super::{
     disk::Disk,
     doorman::Doorman,
     enrol::Enrolment,
-    image_keeper::ImageKeeper,
+    image_keeper::{Beside, ImageKeeper},
     log_store::{LogStore, WriterThread},
     machine::{Beginning, Growth, Machine, Raft},
     network::{Caller, MESSAGE_BYTES_MAX, Network},
@@ -212,7 +212,8 @@ impl Quorum {
         };
         let (place, store) = (found.place, found.store);
         let raft = quorum.raft.0.clone();
-        let keeper = ImageKeeper { raft, log: quorum.log.clone(), place, store, subscription };
+        let beside = Beside::Log(raft, quorum.log.clone());
+        let keeper = ImageKeeper { beside, place, store, subscription };
         let tasks = quorum.tasks(leader_tx, growth, keeper);
         let running = Some(Running { tasks, writer });
         *quorum.running.lock().unwrap_or_else(PoisonError::into_inner) = running;

@@ -130,6 +130,12 @@ impl Follower {
                 return self.checkpoint_part().await.map(Some);
             }
             let committed = *self.feed.position.borrow_and_update();
+            if self.at.offset > committed.offset && self.feed.leadership.borrow().is_self {
+                return Err(Status::out_of_range(format!(
+                    "the image at offset {} is ahead of this quorum's, which is at {}",
+                    self.at.offset, committed.offset
+                )));
+            }
             if self.at.offset < committed.offset {
                 if let Some(batches) = self.batches(committed).await? {
                     return Ok(Some(self.observation(Some(What::Batches(batches)))));

@@ -1,5 +1,6 @@
 //! A node that is no voter follows the metadata log: one stream from a controller, preferably the
-//! leader, folded into images. It starts empty, as it keeps no log. Uses `base`, `metadata`, `pb`.
+//! leader, folded into images. It keeps no log, and starts with the image that it stored in its
+//! last life. Uses `base`, `log`, `metadata`, `pb`.
 
 use std::{
     collections::BTreeSet,
@@ -18,15 +19,18 @@ use tonic::Status;
 use super::{
     checkpoint::{CheckpointError, Parser},
     entry::{EntryError, Frame, FrameKey},
+    image_keeper::{Beside, ImageKeeper},
+    image_store::{ImageStore, StorePlace},
     network::{self, Caller, INCONSISTENT_CLUSTER_ID, MESSAGE_BYTES_MAX},
-    settings::{Leadership, ObserverSettings, QuorumError, Voter},
+    settings::{Leadership, METADATA_DIR_NAME, ObserverSettings, QuorumError, Voter},
     source::{MetadataSource, Publisher, Subscription},
     types,
 };
 use crate::{
     base::NodeId,
     metadata::{
-        Image, Loader, Position, Record, RecordError, loader::LoadError, record::decode_batch,
+        Delta, Image, Loader, Position, Record, RecordError, Update, loader::LoadError,
+        record::decode_batch,
     },
     pb::quorum::{self as pb, observation::What, observers_client::ObserversClient},
     record::batch::batches,
@@ -44,6 +48,8 @@ pub struct Observer {
     leadership: watch::Receiver<Leadership>,
     high_watermark: watch::Receiver<i64>,
     task: Mutex<Option<JoinHandle<()>>>,
+    /// Stores the image. It ends with the updates.
+    keeper: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// Why a stream ended.
@@ -90,6 +96,7 @@ struct Follower {
     high_watermark: watch::Sender<i64>,
     /// The checkpoint that is coming in, and its records so far.
     checkpoint: Option<(Parser, Vec<Record>)>,
+    keeper: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Observer {
@@ -107,7 +114,9 @@ impl Observer {
         let loader = Loader::default();
         let publisher = Arc::new(Publisher::new(Arc::clone(loader.image())));
         let leadership = watch::Sender::new(Leadership::default());
-        let high_watermark = watch::Sender::new(0);
+        // Nobody has said yet what is committed.
+        let high_watermark = watch::Sender::new(i64::MAX);
+        let keeper = Arc::default();
         let voters = watch::Sender::new(Arc::from(settings.voters.clone()));
         let observer = Self {
             caller: caller.clone(),
@@ -116,6 +125,7 @@ impl Observer {
             leadership: leadership.subscribe(),
             high_watermark: high_watermark.subscribe(),
             task: Mutex::default(),
+            keeper: Arc::clone(&keeper),
         };
         let follower = Follower {
             settings,
@@ -126,6 +136,7 @@ impl Observer {
             leadership,
             high_watermark,
             checkpoint: None,
+            keeper,
         };
         let task = tokio::spawn(follower.run());
         *observer.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
@@ -136,7 +147,7 @@ impl Observer {
         self.task.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// Ends the stream and all subscriptions.
+    /// Ends the stream and all subscriptions; stores the last image.
     pub async fn shutdown(&self) {
         if let Some(task) = self.take_task() {
             task.abort();
@@ -144,6 +155,12 @@ impl Observer {
             let _ = task.await;
         }
         self.publisher.close();
+        let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(keeper) = keeper
+            && let Err(e) = keeper.await
+        {
+            tracing::error!("the image was not stored: {e}");
+        }
     }
 }
 
@@ -182,7 +199,42 @@ impl MetadataSource for Observer {
 }
 
 impl Follower {
+    /// Takes in the image of the last life, and stores those to come.
+    async fn remember(&mut self) {
+        let Some(dir) = self.settings.dir.clone() else { return };
+        let path = dir.path().join(METADATA_DIR_NAME);
+        let fs = Arc::clone(dir.fs());
+        let place = StorePlace::new(Arc::clone(&fs), &path);
+        let home = place.clone();
+        let loading = tokio::task::spawn_blocking(move || {
+            if fs.stat(&path)?.is_none() {
+                fs.create_dir_all(&path)?;
+            }
+            home.load()
+        });
+        let loaded = loading.await.map_err(std::io::Error::other).and_then(|loaded| loaded);
+        let store: Option<Arc<ImageStore>> = match loaded {
+            Ok(None) => None,
+            Ok(Some((store, _, image))) => {
+                let (image, empty) = (Arc::new(image), Arc::clone(self.loader.image()));
+                self.loader = Loader::new(Arc::clone(&image));
+                let delta = Arc::new(Delta::between(&empty, &image));
+                self.publisher.publish(Update { image, delta, from_checkpoint: true });
+                Some(Arc::new(store))
+            }
+            Err(e) => {
+                tracing::warn!("the image is kept in memory only: {e}");
+                return;
+            }
+        };
+        let subscription = self.publisher.subscribe();
+        let keeper = ImageKeeper { beside: Beside::Nothing, place, store, subscription };
+        let keeper = Some(tokio::spawn(keeper.run()));
+        *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = keeper;
+    }
+
     async fn run(mut self) {
+        self.remember().await;
         let mut at = 0;
         let mut last_said = String::new();
         loop {
@@ -274,8 +326,10 @@ impl Follower {
             self.learn(voters);
         }
         self.high_watermark.send_if_modified(|known| {
-            let newer = o.high_watermark > *known;
-            *known = o.high_watermark.max(*known);
+            let newer = o.high_watermark > *known || *known == i64::MAX;
+            if newer {
+                *known = o.high_watermark;
+            }
             newer
         });
         let applied = match o.what {

@@ -1,9 +1,12 @@
 //! What a quorum member or an observer is started with, and what it says of itself: settings,
-//! voters, leadership, descriptions, errors. Plain values. Uses `base`.
+//! voters, leadership, descriptions, errors. Plain values. Uses `base`, `log`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crate::base::{LeaderEpoch, NodeId, Offset, Uuid};
+use crate::{
+    base::{LeaderEpoch, NodeId, Offset, Uuid},
+    log::LogDir,
+};
 
 /// Name of the directory of the metadata log, beneath `metadata.log.dir`.
 pub const METADATA_DIR_NAME: &str = "__cluster_metadata-0";
@@ -181,6 +184,9 @@ pub struct ObserverSettings {
     pub voters: Vec<Voter>,
     /// `controller.quorum.bootstrap.servers`: asked while no voter is known.
     pub bootstrap: Vec<Address>,
+    /// The log directory that holds metadata, where the image is kept for the next start; `None`
+    /// keeps it in memory only.
+    pub dir: Option<Arc<LogDir>>,
     /// Timeouts.
     pub timeouts: QuorumTimeouts,
 }
