@@ -25,6 +25,7 @@ pub(crate) async fn stop(node: RunningNode, _world: &World) {
         observer.shutdown().await;
     }
     if let Some(controller) = node.controller {
+        drop(controller.registration);
         controller.driver.shutdown().await;
         controller.quorum.shutdown().await;
         for listener in controller.listeners {
