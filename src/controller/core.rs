@@ -179,6 +179,14 @@ impl Core {
         }
     }
 
+    /// The process stood still for a while, so that heartbeats may have come and wait to be read:
+    /// every session lasts for its full time from now on.
+    pub fn stood_still(&mut self, now: Now) {
+        if let Some(active) = &mut self.active {
+            active.sessions.renew(now.mono);
+        }
+    }
+
     /// When [`Core::on_deadline`] has something to do if nothing happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Mono {

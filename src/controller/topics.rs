@@ -197,11 +197,10 @@ impl Turn<'_> {
     /// Places new partitions over the brokers.
     pub(super) fn place(&mut self, count: usize, factor: usize) -> Result<Vec<Placed>, Refusal> {
         let brokers = self.draft.image().brokers();
-        let usable = brokers.iter().filter(|b| !b.in_controlled_shutdown).map(|b| Usable {
-            id: b.id,
-            rack: b.rack.clone(),
-            fenced: b.fenced,
-        });
+        // One that is fenced has ended its shutdown, and may come back.
+        let usable = brokers.iter().filter(|b| b.fenced || !b.in_controlled_shutdown);
+        let usable = usable.filter(|b| b.takes_replicas());
+        let usable = usable.map(|b| Usable { id: b.id, rack: b.rack.clone(), fenced: b.fenced });
         let placed = Placer::new(usable, self.rng).place(count, factor)?;
         placed
             .into_iter()

@@ -183,6 +183,7 @@ mod tests {
                 log_dirs: vec![Uuid([a; 16])],
                 fenced: b.is_multiple_of(3),
                 in_controlled_shutdown: false,
+                cordoned_dirs: b.is_multiple_of(5).then(|| vec![Uuid([a; 16])]),
             }),
             (2, _, Some(broker)) => {
                 let mut c = record::BrokerRegistrationChange::of(node, broker.epoch);
