@@ -5,6 +5,7 @@
 //! Uses `base`, `config`, `metadata`, `quorum`, `pb`.
 
 mod alter_partition;
+mod backlog;
 mod brokers;
 mod client_driver;
 pub mod command;
@@ -12,6 +13,7 @@ mod configs;
 mod core;
 mod draft;
 mod driver;
+mod elect_leaders;
 mod elections;
 mod features;
 mod index;
@@ -19,6 +21,7 @@ mod lifecycle_driver;
 mod partitions;
 mod placement;
 mod producer_ids;
+mod reassignments;
 mod schema;
 pub mod service_driver;
 mod sessions;
