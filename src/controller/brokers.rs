@@ -81,6 +81,7 @@ impl Turn<'_> {
         if same.is_none() {
             let stored = existing.as_ref().map(|b| b.epoch);
             self.incarnation_ended(id, stored == Some(c.previous_broker_epoch));
+            self.refuse_while_leaving(existing.as_deref(), id)?;
             self.sessions.forget(id);
         }
         self.draft.push(Record::RegisterBroker(RegisterBroker {
@@ -112,6 +113,24 @@ impl Turn<'_> {
             return Err(Refusal::new(ErrorCode::DuplicateBrokerRegistration, text));
         }
         Ok(())
+    }
+
+    /// What an unclean end took from the broker is known by this registration alone: it is not
+    /// taken before every partition has been told.
+    fn refuse_while_leaving(
+        &mut self,
+        existing: Option<&BrokerRegistration>,
+        id: NodeId,
+    ) -> Result<(), Refusal> {
+        if !self.backlog.holds(id) {
+            return Ok(());
+        }
+        if let Some(b) = existing.filter(|b| !b.fenced) {
+            self.fence(b);
+        }
+        let text = "The broker's last incarnation is still being taken out of its partitions. This \
+                    resolves itself within seconds.";
+        Err(Refusal::new(ErrorCode::DuplicateBrokerRegistration, text))
     }
 
     fn check_dirs(&self, id: NodeId, dirs: &[impl AsRef<[u8]>]) -> Result<Vec<Uuid>, Refusal> {

@@ -93,7 +93,7 @@ impl Turn<'_> {
         if broker.fenced {
             return match (r.want_shut_down, r.want_fence) {
                 (true, _) => Next::ShutDownNow,
-                (false, false) if caught_up => Next::Unfenced,
+                (false, false) if caught_up && !self.backlog.holds(broker.id) => Next::Unfenced,
                 (false, _) => Next::Fenced,
             };
         }

@@ -158,6 +158,20 @@ impl Sessions {
         }
     }
 
+    /// Whether a broker is in controlled shutdown.
+    pub(super) fn any_shutting_down(&self) -> bool {
+        self.by_broker.values().any(|s| s.shutdown_offset.is_some())
+    }
+
+    /// If the broker is in controlled shutdown, the entry at `offset` took a leadership from it,
+    /// which every active broker must have read too.
+    pub(super) fn lost_leadership(&mut self, broker: NodeId, offset: Offset) {
+        let session = self.by_broker.get_mut(&broker);
+        if let Some(until) = session.and_then(|s| s.shutdown_offset.as_mut()) {
+            *until = offset.max(*until);
+        }
+    }
+
     /// The broker is fenced, which ends its controlled shutdown.
     pub(super) fn fenced(&mut self, broker: NodeId) {
         if let Some(s) = self.by_broker.get_mut(&broker) {

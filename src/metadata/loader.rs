@@ -164,7 +164,7 @@ mod tests {
         let node = NodeId(i32::from(a % 4));
         let topic = image.topics().iter().nth(usize::from(a) % image.topics().len().max(1));
         let broker = image.brokers().get(node);
-        match (kind % 11, topic, broker) {
+        match (kind % 12, topic, broker) {
             (0, ..) => {
                 Record::FeatureLevel { name: format!("f{}", a % 3).into(), level: (b % 3).into() }
             }
@@ -220,6 +220,7 @@ mod tests {
                 key: format!("k{}", b % 3),
                 value: a.is_multiple_of(2).then(|| b.to_string()),
             },
+            (11, Some(t), _) => Record::ClearElr { topic: b.is_multiple_of(2).then_some(t.id) },
             (10, ..) => Record::ProducerIds {
                 broker: node,
                 epoch: 1,

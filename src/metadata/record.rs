@@ -63,6 +63,11 @@ pub enum Record {
         /// Its value; `None` takes the key away.
         value: Option<String>,
     },
+    /// Eligible leader replicas are forgotten, since the minimum that they rest on has changed.
+    ClearElr {
+        /// The topic; `None` for all.
+        topic: Option<Uuid>,
+    },
     /// All producer ids below `next` have been handed out.
     ProducerIds {
         /// The broker that got the last block.
@@ -90,6 +95,7 @@ impl Record {
             Self::PartitionChange(_) => "PartitionChange",
             Self::RemoveTopic { .. } => "RemoveTopic",
             Self::Config { .. } => "Config",
+            Self::ClearElr { .. } => "ClearElr",
             Self::ProducerIds { .. } => "ProducerIds",
         }
     }

@@ -154,6 +154,9 @@ fn to_pb(record: &Record) -> pb::Record {
             key: key.clone(),
             value: value.clone(),
         }),
+        Record::ClearElr { topic } => {
+            Kind::ClearElr(pb::ClearElr { topic_id: topic.map(uuid_bytes) })
+        }
         Record::ProducerIds { broker, epoch, next } => Kind::ProducerIds(pb::ProducerIds {
             broker_id: broker.0,
             broker_epoch: *epoch,
@@ -355,6 +358,11 @@ fn from_pb(record: pb::Record) -> Result<Record, RecordError> {
             let kind = kind.ok_or_else(|| Check("Config").wrong("resource_type", known))?;
             let resource = ConfigResource { kind, name: r.resource_name.into() };
             Record::Config { resource, key: r.key, value: r.value }
+        }
+        Kind::ClearElr(r) => {
+            let c = Check("ClearElr");
+            let topic = r.topic_id.map(|id| c.uuid("topic_id", &id)).transpose()?;
+            Record::ClearElr { topic }
         }
         Kind::ProducerIds(r) => Record::ProducerIds {
             broker: NodeId(r.broker_id),
