@@ -92,6 +92,8 @@ pub(crate) fn show(r: &Record, update: &vltava::metadata::Update) -> String {
             let value = value.as_deref().unwrap_or("(none)");
             format!("config {:?} '{}' {key} = {value}", resource.kind, resource.name)
         }
+        Record::ClearElr { topic: Some(id) } => format!("clear ELR of {}", topic_of(*id, update)),
+        Record::ClearElr { topic: None } => "clear ELR of all topics".to_owned(),
         Record::ProducerIds { broker, next, .. } => {
             format!("producer ids to {broker}, next {next}")
         }
@@ -170,6 +172,11 @@ pub(crate) fn answer(reply: Reply) -> String {
         Some(SubmitBody::AssignReplicasToDirs(b)) => {
             b.results.iter().map(|d| error("assigned", d.error, None)).collect()
         }
+        Some(
+            SubmitBody::ElectLeaders(_)
+            | SubmitBody::AlterPartitionReassignments(_)
+            | SubmitBody::ListPartitionReassignments(_),
+        ) => Vec::new(),
     };
     lines.join("\n  ")
 }

@@ -12,8 +12,8 @@ use crate::{
         AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse,
         ElectLeadersRequest, ElectLeadersResponse, ListPartitionReassignmentsRequest,
         ListPartitionReassignmentsResponse, OngoingPartitionReassignment, OngoingTopicReassignment,
-        PartitionResult, ReassignablePartitionResponse, ReassignableTopicResponse,
-        ReplicaElectionResult,
+        PartitionResult, ReassignablePartitionResponse, ReassignableTopic,
+        ReassignableTopicResponse, ReplicaElectionResult,
     },
 };
 
