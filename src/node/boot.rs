@@ -121,7 +121,14 @@ pub fn run(config: ServerConfig, warnings: &[String]) -> Result<(), NodeError> {
         let mut signals = Signals::new()?;
         let config = Arc::new(config);
         say_durability(&config);
-        let node = start(&config, &world).await?;
+        let node = tokio::select! {
+            node = start(&config, &world) => node?,
+            // It may wait for a controller that never comes.
+            () = signals.again() => {
+                tracing::info!("stopped before it had started");
+                return Ok(());
+            }
+        };
         let took = world.clock.now().mono.since(crate::base::Mono(0));
         tracing::info!(node = %config.node_id, ms = took.as_millis(), "started");
         let ended = signals.wait(&node).await;

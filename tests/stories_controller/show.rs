@@ -74,6 +74,10 @@ pub(crate) fn show(r: &Record, update: &vltava::metadata::Update) -> String {
                 let dirs: Vec<String> = dirs.iter().map(short_dir).collect();
                 write!(s, " dirs [{}]", dirs.join(",")).unwrap();
             }
+            if let Some(dirs) = &c.cordoned_dirs {
+                let dirs: Vec<String> = dirs.iter().map(short_dir).collect();
+                write!(s, " cordoned [{}]", dirs.join(",")).unwrap();
+            }
             s
         }
         Record::UnregisterBroker { broker, .. } => format!("unregister broker {broker}"),
@@ -118,6 +122,9 @@ pub(crate) fn answer(reply: Reply) -> String {
                 if on {
                     write!(s, " {name}").unwrap();
                 }
+            }
+            if let Some(why) = h.shutdown_refused {
+                write!(s, " may not stop: {why}").unwrap();
             }
             return s;
         }

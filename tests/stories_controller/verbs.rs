@@ -119,6 +119,10 @@ impl World {
                 .into_iter()
                 .map(|d| dir(broker_id, d))
                 .collect(),
+            cordoned_log_dirs: w.list("cordoned").map(|dirs| pb::DirList {
+                ids: dirs.into_iter().map(|d| dir(broker_id, d)).collect(),
+            }),
+            force_shut_down: w.has("force"),
         }));
     }
 

@@ -123,6 +123,10 @@ impl World {
         match verb {
             "activate" => self.activate(&w),
             "resign" => self.core.resigned(),
+            "stood-still" => {
+                let now = self.now();
+                self.core.stood_still(now);
+            }
             "begin" => self.batching = true,
             "commit" => self.commit(),
             "wait" => self.wait(w.number(0)),
