@@ -143,7 +143,7 @@ impl Partition {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        self.committed.drop_where(oneshot::Sender::is_canceled);
+        self.committed.make_room(oneshot::Sender::is_canceled);
         self.committed.park(offset.saturating_add(1), sender);
         Some(receiver)
     }
@@ -196,7 +196,11 @@ impl Partition {
         match done {
             Ok(mark) => {
                 self.log.flushed(mark, now);
-                self.advance();
+                let flushed = self.log.flushed_offset();
+                for waiter in self.flushed.reached(flushed) {
+                    let _ = waiter.send(Ok(flushed));
+                }
+                self.advance(now.mono);
                 again
             }
             Err(_) => {
