@@ -3,6 +3,7 @@
 //! Uses `base`, `config`, `record`, `log`, `metadata`.
 
 pub mod fetch_session;
+pub mod follower;
 pub mod partition;
 pub mod publish;
 pub mod settings;
