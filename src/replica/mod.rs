@@ -2,9 +2,15 @@
 //! sessions. Machines are pure; `table.rs` holds the only locks; drivers do the periodic work.
 //! Uses `base`, `config`, `record`, `log`, `metadata`.
 
+mod answer;
+pub mod brokers;
 pub mod fetch_session;
 pub mod follower;
+pub mod leader;
 pub mod partition;
+mod partition_follow;
+mod partition_lead;
+mod partition_read;
 pub mod publish;
 pub mod settings;
 pub mod table;

@@ -59,10 +59,11 @@ impl ReplicaTable {
         let led = partition.leads();
         let leads = new.leader == Some(self.node_id);
         let news = led != leads || partition.leader_epoch() != new.leader_epoch;
+        let now = self.clock.now();
         if leads {
-            partition.lead(new);
-        } else if led || partition.leader_epoch() != new.leader_epoch {
-            partition.resign(new.leader_epoch);
+            partition.lead(new, now);
+        } else {
+            partition.follow(new);
         }
         if news && (led || leads) {
             offices.push(Office {
@@ -82,7 +83,7 @@ impl ReplicaTable {
         let log_dir = Arc::clone(&self.dirs()[dir].log_dir);
         let config = Arc::clone(&settings.log);
         let log = Log::create(log_dir, id.clone(), Some(topic_id), config, self.clock.now());
-        self.add(id, topic_id, dir, Partition::new(self.node_id, log, settings, 0));
+        self.add(id, topic_id, dir, Partition::new(Arc::clone(&self.brokers), log, settings, 0));
     }
 
     fn let_go(&self, diff: &PartitionDiff<'_>, offices: &mut Vec<Office>) {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 
 use super::{
+    brokers::Brokers,
     fetch_session::FetchSessions,
     partition::{Committed, Partition, Receipt, Refusal},
 };
@@ -104,6 +105,8 @@ impl Acks {
 pub struct ReplicaTable {
     /// This node.
     pub node_id: NodeId,
+    /// The others, as its partitions see them.
+    pub brokers: Arc<Brokers>,
     dirs: Vec<Dir>,
     slots: RwLock<Slots>,
     sessions: Mutex<FetchSessions>,
@@ -125,6 +128,7 @@ impl ReplicaTable {
     ) -> Self {
         Self {
             node_id,
+            brokers: Brokers::new(node_id),
             dirs,
             slots: RwLock::default(),
             sessions: Mutex::new(FetchSessions::new(sessions_max)),
