@@ -196,10 +196,7 @@ impl Partition {
         match done {
             Ok(mark) => {
                 self.log.flushed(mark, now);
-                let flushed = self.log.flushed_offset();
-                for waiter in self.flushed.reached(flushed) {
-                    let _ = waiter.send(Ok(flushed));
-                }
+                self.tell_flushed();
                 self.advance(now.mono);
                 again
             }
@@ -207,6 +204,14 @@ impl Partition {
                 self.dismiss(ErrorCode::KafkaStorageError);
                 false
             }
+        }
+    }
+
+    /// Tells who waits for the disk, leader or follower.
+    fn tell_flushed(&mut self) {
+        let flushed = self.log.flushed_offset();
+        for waiter in self.flushed.reached(flushed) {
+            let _ = waiter.send(Ok(flushed));
         }
     }
 

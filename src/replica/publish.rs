@@ -86,13 +86,18 @@ impl ReplicaTable {
         let leads = new.leader == Some(self.node_id);
         let news = led != leads || partition.leader_epoch() != new.leader_epoch;
         let now = self.clock.now();
+        let (mut anew, mut flush) = (led != leads, false);
         if leads {
             partition.lead(new, now);
-            self.look_after(&slot, &mut partition, now);
+            flush = self.look_after(&slot, &mut partition, now);
         } else {
-            partition.follow(new, now);
+            anew |= partition.follow(new);
         }
-        if led != leads || news {
+        drop(partition);
+        if flush {
+            self.flush(&slot);
+        }
+        if anew {
             published.following.push(Following {
                 slot: Arc::clone(&slot),
                 leader: new.leader.filter(|l| *l != self.node_id),
@@ -110,14 +115,16 @@ impl ReplicaTable {
     }
 
     /// A leader's first steps: its followers may lag from the start, an election may have to be
-    /// confirmed, and in the durable mode what it has must get to the disk before it counts.
-    fn look_after(&self, slot: &Arc<Slot>, partition: &mut Partition, now: Now) {
+    /// confirmed, and in the durable mode what it has must get to the disk before it counts: tells
+    /// whether a flush is due.
+    fn look_after(&self, slot: &Arc<Slot>, partition: &mut Partition, now: Now) -> bool {
         if partition.begins_to_lag(now) {
             self.isr.watch(slot);
         }
         if partition.wants_proposal(now) {
             self.isr.propose(slot);
         }
+        partition.flush_due(now)
     }
 
     fn make(&self, id: &TopicPartition, topic_id: Uuid, settings: Arc<PartitionSettings>) {
