@@ -21,6 +21,7 @@ use crate::{
     os::limits,
     quorum::{MetadataSource, Quorum, Subscription},
     replica::{
+        isr_driver::IsrDriver,
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
@@ -93,6 +94,13 @@ pub(crate) async fn start(
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
     tasks.spawn(follow(subscription, publisher, Arc::clone(&broker)));
+    let isr = IsrDriver {
+        table: Arc::clone(&replicas),
+        client: broker.controller.clone(),
+        epoch: broker.lifecycle.watch_epoch(),
+        lag_max: Duration::from_millis(config.replica.lag_time_max_ms.try_into().unwrap_or(0)),
+    };
+    isr.start(&mut tasks, stopping.clone());
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);

@@ -28,15 +28,14 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// The settings of topics under `image`, each resolved once.
     pub(crate) fn settings_of<'a>(
-        settings: &ServerConfig,
+        settings: &'a ServerConfig,
         node_id: NodeId,
         image: &'a Image,
     ) -> impl FnMut(&str) -> Arc<PartitionSettings> + 'a {
         let layers = context::layers(settings, node_id, image);
-        let expiry = i64::from(settings.logs.producer_id_expiration_ms);
         let mut cache: BTreeMap<String, Arc<PartitionSettings>> = BTreeMap::new();
         move |topic| {
-            let make = || schema::partition_settings(&layers, image, topic, expiry);
+            let make = || schema::partition_settings(&layers, image, topic, settings);
             Arc::clone(cache.entry(topic.to_owned()).or_insert_with(make))
         }
     }
@@ -45,8 +44,8 @@ impl Publisher {
     /// then shows the image.
     pub(crate) fn publish(&self, delta: &Delta, image: &Image) {
         let mut settings = Self::settings_of(&self.settings, self.node_id, image);
-        let offices = self.replicas.publish(delta, &mut settings);
-        self.tell_coordinators(delta, image, &offices);
+        let published = self.replicas.publish(delta, image, &mut settings);
+        self.tell_coordinators(delta, image, &published.offices);
         self.reconfigure(delta, image, &mut settings);
     }
 

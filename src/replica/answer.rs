@@ -58,6 +58,8 @@ pub enum Isolation {
     ReadUncommitted,
     /// `read_committed`: the last stable offset.
     ReadCommitted,
+    /// A replica: the log end.
+    LogEnd,
 }
 
 /// A batch that was appended, or one that had been before.

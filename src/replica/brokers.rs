@@ -22,18 +22,18 @@ impl Brokers {
         Arc::new(Self { node_id, active: ArcSwap::default() })
     }
 
-    /// Takes over who is active (neither fenced nor shutting down) with their epochs. Returns those
-    /// that were not before, or under another epoch.
-    pub fn set_active(&self, active: BTreeMap<NodeId, i64>) -> Vec<NodeId> {
-        let before = self.active.load();
-        let new = active.iter().filter(|(id, epoch)| before.get(id) != Some(epoch));
-        let new = new.map(|(id, _)| *id).collect();
-        self.active.store(Arc::new(active));
-        new
+    /// Takes over who is active (neither fenced nor shutting down) with their epochs. Tells whether
+    /// that is another set than before.
+    pub fn set_active(&self, active: BTreeMap<NodeId, i64>) -> bool {
+        let changed = **self.active.load() != active;
+        if changed {
+            self.active.store(Arc::new(active));
+        }
+        changed
     }
 
     /// As [`Brokers::set_active`], from the metadata.
-    pub fn refresh(&self, brokers: &metadata::brokers::Brokers) -> Vec<NodeId> {
+    pub fn refresh(&self, brokers: &metadata::brokers::Brokers) -> bool {
         let active = brokers.iter().filter(|b| b.is_active());
         self.set_active(active.map(|b| (b.id, b.epoch)).collect())
     }

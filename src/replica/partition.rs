@@ -143,7 +143,7 @@ impl Partition {
             return None;
         }
         let (sender, receiver) = oneshot::channel();
-        self.committed.drop_where(oneshot::Sender::is_canceled);
+        self.committed.make_room(oneshot::Sender::is_canceled);
         self.committed.park(offset.saturating_add(1), sender);
         Some(receiver)
     }
@@ -197,7 +197,7 @@ impl Partition {
             Ok(mark) => {
                 self.log.flushed(mark, now);
                 self.tell_flushed();
-                self.advance();
+                self.advance(now.mono);
                 again
             }
             Err(_) => {

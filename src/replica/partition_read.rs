@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     base::{ErrorCode, LeaderEpoch, Now, Offset},
-    log::LogError,
+    log::{EpochEnd, LogError},
 };
 
 impl Partition {
@@ -45,6 +45,7 @@ impl Partition {
         let upper = match isolation {
             Isolation::ReadUncommitted => marks.high_watermark,
             Isolation::ReadCommitted => marks.last_stable,
+            Isolation::LogEnd => marks.log_end,
         };
         let mut found = Found { slices: Vec::new(), len: 0, marks, aborted: None };
         let mut read_to = from;
@@ -65,10 +66,39 @@ impl Partition {
         Ok(found)
     }
 
+    /// What a read finds that gets no records: where the log stands.
+    ///
+    /// # Errors
+    /// The directory failed.
+    pub fn nothing(&mut self, now: Now) -> Result<Found, Refusal> {
+        Ok(Found { slices: Vec::new(), len: 0, marks: self.marks(now)?, aborted: None })
+    }
+
+    /// Where the log of a reader that has records up to `fetch_offset`, the last of `last_epoch`
+    /// (-1: it does not say), must be cut to be a part of this one; `None` if it is (KIP-595).
+    ///
+    /// # Errors
+    /// `OffsetOutOfRange` below the log start, or if the epoch is not known. Storage errors.
+    pub fn divergence(
+        &mut self,
+        fetch_offset: Offset,
+        last_epoch: LeaderEpoch,
+        now: Now,
+    ) -> Result<Option<EpochEnd>, Refusal> {
+        if last_epoch < 0 {
+            return Ok(None);
+        }
+        let end = self.log.end_offset_for(last_epoch, now)?;
+        let end = end.filter(|_| fetch_offset >= self.log.log_start_offset());
+        let end = end.ok_or(ErrorCode::OffsetOutOfRange)?;
+        Ok((end.epoch < last_epoch || end.end < fetch_offset).then_some(end))
+    }
+
     /// The offset that ListOffsets asks for.
     ///
     /// # Errors
-    /// Storage errors; `UnsupportedVersion` for a special timestamp that has no meaning here.
+    /// Storage errors; `UnsupportedVersion` for a special timestamp that has no meaning here;
+    /// `OffsetNotAvailable` while a new leader does not know how much earlier ones committed.
     pub fn offset_for(
         &mut self,
         timestamp: i64,
@@ -79,9 +109,13 @@ impl Partition {
         let end = match isolation {
             Isolation::ReadUncommitted => marks.high_watermark,
             Isolation::ReadCommitted => marks.last_stable,
+            Isolation::LogEnd => marks.log_end,
         };
+        let lagging = isolation != Isolation::LogEnd
+            && self.leader().is_some_and(|l| l.epoch_start() > marks.high_watermark);
         let (timestamp, offset) = match timestamp {
-            // Latest.
+            // Latest. What earlier leaders committed may not be known as such yet.
+            -1 if lagging => return Err(ErrorCode::OffsetNotAvailable.into()),
             -1 => {
                 return Ok(TimedOffset {
                     timestamp: -1,
@@ -93,7 +127,7 @@ impl Partition {
             -2 | -4 => (-1, marks.log_start),
             -3 => {
                 let batch = self.log.batch_with_max_timestamp(now)?;
-                batch.and_then(|b| timed::of_max(&b)).filter(|t| t.1 < end).unwrap_or((-1, -1))
+                below(end, lagging, batch.and_then(|b| timed::of_max(&b)))?
             }
             // Last tiered, earliest pending upload: there is no tiered storage.
             -5 | -6 => (-1, -1),
@@ -101,7 +135,7 @@ impl Partition {
                 let start = marks.log_start;
                 let batch = self.log.batch_for_timestamp(ts, now)?;
                 let found = batch.and_then(|b| timed::first_at_or_after(&b, ts, start));
-                found.filter(|t| t.1 < end).unwrap_or((-1, -1))
+                below(end, lagging, found)?
             }
             _ => return Err(ErrorCode::UnsupportedVersion.into()),
         };
@@ -138,5 +172,19 @@ impl Partition {
         }
         self.log.advance_log_start(to, now)?;
         Ok(self.log.log_start_offset())
+    }
+}
+
+/// What a search found, if it may be told: below `end`. While the leader is `lagging` what lies
+/// above may be committed all the same.
+fn below(
+    end: Offset,
+    lagging: bool,
+    found: Option<(i64, Offset)>,
+) -> Result<(i64, Offset), Refusal> {
+    match found {
+        Some(found) if found.1 < end => Ok(found),
+        Some(_) if lagging => Err(ErrorCode::OffsetNotAvailable.into()),
+        _ => Ok((-1, -1)),
     }
 }
