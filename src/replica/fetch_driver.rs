@@ -8,15 +8,20 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
+    time::timeout,
 };
 
 use super::{
     fetch_frames::{FetchSize, fetcher_of},
     fetch_plan::Key,
     fetcher_driver::{Command, Fetcher},
-    table::{ReplicaTable, Slot},
+    publish::Following,
+    table::ReplicaTable,
 };
 use crate::{base::NodeId, metadata::brokers::Brokers};
+
+/// Fetchers that do not end by themselves in this time are cut off where they wait.
+const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// The terms of replication from other brokers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,13 +96,9 @@ impl Fetchers {
     /// Takes over what metadata changed: replicas that begin anew with a leader, or end (`None`),
     /// and where the brokers are. Call it after the replicas know their roles; it does not wait.
     /// Must be called within a runtime.
-    pub fn update(
-        &mut self,
-        changes: impl IntoIterator<Item = (Arc<Slot>, Option<NodeId>)>,
-        brokers: &Brokers,
-    ) {
+    pub fn update(&mut self, changes: impl IntoIterator<Item = Following>, brokers: &Brokers) {
         let (mut gone, mut come) = (BTreeMap::new(), BTreeMap::new());
-        for (slot, leader) in changes {
+        for Following { slot, leader, .. } in changes {
             let key = (slot.topic_id, slot.partition);
             let number = || fetcher_of(&slot.topic, slot.partition, self.terms.fetchers);
             let place = leader.map(|leader| (leader, number()));
@@ -169,7 +170,10 @@ impl Fetchers {
     /// Ends all fetchers, each between two steps, and waits for that.
     pub async fn stop(mut self) {
         self.running.clear();
-        while self.tasks.join_next().await.is_some() {}
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(STOP_MAX, ended).await.is_err() {
+            self.tasks.shutdown().await;
+        }
     }
 }
 
