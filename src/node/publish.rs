@@ -14,7 +14,12 @@ use crate::{
     coordinator::driver::Coordinators,
     metadata::{Delta, Image, ResourceType},
     node::{offsets_log::OFFSETS_TOPIC, schema},
-    replica::{dirs::Misplaced, publish::Office, settings::PartitionSettings, table::ReplicaTable},
+    replica::{
+        dirs::Misplaced,
+        publish::{Following, Office},
+        settings::PartitionSettings,
+        table::ReplicaTable,
+    },
     server::context,
 };
 
@@ -45,8 +50,9 @@ impl Publisher {
     }
 
     /// Brings replicas and coordinators in line with `delta`, whose result is `image`. The caller
-    /// then shows the image.
-    pub(crate) fn publish(&self, delta: &Delta, image: &Image) {
+    /// then tells the fetchers of the replicas that are returned, and shows the image.
+    #[must_use]
+    pub(crate) fn publish(&self, delta: &Delta, image: &Image) -> Vec<Following> {
         let mut settings = Self::settings_of(&self.settings, self.node_id, image);
         let published = self.replicas.publish(delta, image, &mut settings);
         self.tell_coordinators(delta, image, &published.offices);
@@ -56,6 +62,7 @@ impl Publisher {
             // Nobody takes them when the broker stops.
             let _ = self.misplaced.send(misplaced);
         }
+        published.following
     }
 
     fn tell_coordinators(&self, delta: &Delta, image: &Image, offices: &[Office]) {

@@ -38,7 +38,7 @@ pub(crate) async fn stop(node: RunningNode, signals: &mut Signals) {
 }
 
 async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
-    let RunningBroker { broker, listeners, stop, mut tasks, fatal: _ } = running;
+    let RunningBroker { broker, listeners, stop, following, mut tasks, fatal: _ } = running;
     if broker.settings.cluster.controlled_shutdown {
         leave(&broker, signals).await;
     }
@@ -49,6 +49,9 @@ async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
     stop.send_replace(true);
     let epoch = broker.lifecycle.epoch();
     broker.lifecycle.close().await;
+    if let Err(e) = following.await {
+        tracing::error!("following the metadata failed: {e}");
+    }
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     let replicas = Arc::clone(&broker.replicas);
