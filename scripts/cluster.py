@@ -222,9 +222,10 @@ class Cluster:
 
     @classmethod
     def make(cls, folder, combined=0, controllers=0, brokers=0, program=None, changes=None,
-             namespaces=None):
-        """Lays out and formats a cluster, in place of an older one. `changes` are properties over
-        the shipped files. `namespaces`: None takes them where they work."""
+             namespaces=None, data=None):
+        """Lays out a cluster in place of an older one. `changes` are properties over the shipped
+        files. `namespaces`: None takes them where they work. `data(id)`: where a node keeps its
+        data, when not in its own directory."""
         folder = Path(folder).resolve()
         if (folder / "cluster.json").exists():
             cls(folder).down()
@@ -238,6 +239,8 @@ class Cluster:
         use = why is None if namespaces is None else namespaces
         net = Net(folder) if use else None
         rows = [cls._row(folder, n, r, net) for n, r in enumerate(roles, 1)]
+        for row in rows if data else []:
+            row["data"] = str(data(row["id"]))
         state = {"program": str(Path(program or find_program()).resolve()), "namespaces": use,
                  "why": why, "nodes": rows, "cuts": []}
         folder.mkdir(parents=True, exist_ok=True)
