@@ -4,6 +4,7 @@
 mod args;
 mod features;
 mod format;
+mod histcheck;
 mod server;
 mod start_check;
 mod stop;
@@ -18,11 +19,12 @@ use std::{
 
 use crate::config;
 
-/// Names of Kafka's scripts that this binary answers to; `scripts/install` lays them out.
+/// Names that this binary answers to, those of Kafka's scripts and its own; `scripts/install` lays them out.
 const TOOLS: &[(&str, Tool)] = &[
     ("kafka-storage.sh", Tool::Storage),
     ("kafka-server-start.sh", Tool::ServerStart),
     ("kafka-server-stop.sh", Tool::ServerStop),
+    ("vltava-histcheck", Tool::Histcheck),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +32,14 @@ enum Tool {
     Storage,
     ServerStart,
     ServerStop,
+    Histcheck,
 }
 
 const USAGE: &str = "\
 usage: vltava storage random-uuid|info|format|version-mapping|feature-dependencies …
        vltava server start [-daemon] FILE [--override key=value]…
        vltava server stop [--node-id=ID] [--process-role=ROLES]
+       vltava histcheck [--window LINES] FILE…
        vltava config docs
        vltava tools
        vltava --version";
@@ -61,6 +65,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         ["storage", ..] => start(Tool::Storage, &rest[1..]),
         ["server", "start", ..] => start(Tool::ServerStart, &rest[2..]),
         ["server", "stop", ..] => start(Tool::ServerStop, &rest[2..]),
+        ["histcheck", ..] => start(Tool::Histcheck, &rest[1..]),
         ["config", "docs"] => print(&config::docs::markdown()),
         ["tools"] => print(&TOOLS.iter().map(|(name, _)| format!("{name}\n")).collect::<String>()),
         ["--version" | "-V"] => print(&version()),
@@ -79,6 +84,7 @@ fn start(tool: Tool, args: &[String]) -> ExitCode {
         Tool::Storage => storage::run(args),
         Tool::ServerStart => server::run(args),
         Tool::ServerStop => stop::run(args),
+        Tool::Histcheck => histcheck::run(args),
     }
 }
 
