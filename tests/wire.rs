@@ -10,7 +10,7 @@ use kafka_protocol::{
 use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
-        cluster, configs, fetch, group_offsets, groups, metadata, offsets, produce, topics,
+        cluster, configs, fetch, group_offsets, groups, metadata, offsets, produce, quorum, topics,
         versions,
     },
     frame::{self, ApiKey},
@@ -33,6 +33,8 @@ const OURS_ALONE: &[(&str, i16)] = &[
 
 /// Messages with a nullable field whose default is empty to Kafka and null to us.
 const NULL_BY_DEFAULT: &[&str] = &[
+    "AddRaftVoterRequest",
+    "AddRaftVoterResponse",
     "DescribeLogDirsRequest",
     "DescribeQuorumResponse",
     "FindCoordinatorResponse",
@@ -40,7 +42,11 @@ const NULL_BY_DEFAULT: &[&str] = &[
     "JoinGroupResponse",
     "MetadataRequest",
     "OffsetFetchRequest",
+    "RemoveRaftVoterRequest",
+    "RemoveRaftVoterResponse",
+    "UnregisterBrokerResponse",
     "UpdateFeaturesResponse",
+    "UpdateRaftVoterRequest",
 ];
 
 fn ver<M: Message>(version: i16) -> Ver {
@@ -141,8 +147,8 @@ impl Visitor for Visited {
 
 agree! {
     cluster DescribeLogDirsRequest DescribeLogDirsResponse;
-    cluster DescribeQuorumRequest DescribeQuorumResponse;
     cluster InitProducerIdRequest InitProducerIdResponse;
+    cluster UnregisterBrokerRequest UnregisterBrokerResponse;
     cluster UpdateFeaturesRequest UpdateFeaturesResponse;
     configs AlterConfigsRequest AlterConfigsResponse;
     configs DescribeConfigsRequest DescribeConfigsResponse;
@@ -168,6 +174,10 @@ agree! {
     offsets ListOffsetsRequest ListOffsetsResponse;
     offsets OffsetForLeaderEpochRequest OffsetForLeaderEpochResponse;
     produce ProduceRequest ProduceResponse;
+    quorum AddRaftVoterRequest AddRaftVoterResponse;
+    quorum DescribeQuorumRequest DescribeQuorumResponse;
+    quorum RemoveRaftVoterRequest RemoveRaftVoterResponse;
+    quorum UpdateRaftVoterRequest UpdateRaftVoterResponse;
     topics CreatePartitionsRequest CreatePartitionsResponse;
     topics CreateTopicsRequest CreateTopicsResponse;
     topics DeleteTopicsRequest DeleteTopicsResponse;

@@ -257,6 +257,13 @@ impl Turn<'_> {
             SubmitCommand::UpdateFeatures(c) => self.update_features(&c),
             SubmitCommand::AlterPartition(c) => self.alter_partition(&c),
             SubmitCommand::AssignReplicasToDirs(c) => self.assign_replicas_to_dirs(&c),
+            SubmitCommand::DescribeQuorum(_)
+            | SubmitCommand::AddVoter(_)
+            | SubmitCommand::RemoveVoter(_)
+            | SubmitCommand::UpdateVoter(_) => {
+                // The quorum's member answers these before they get here.
+                Outcome::refused(&Refusal::bare(ErrorCode::InvalidRequest))
+            }
         }
     }
 }

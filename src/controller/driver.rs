@@ -13,12 +13,13 @@ use super::{
     command::{Command, Outcome, Refusal, Reply, SubmitCommand},
     core::Core,
     draft::Draft,
+    quorum_driver,
 };
 use crate::{
     base::{ErrorCode, LeaderEpoch, Mono, NodeId, ports::Clock},
     metadata::{Image, Update},
     pb::controller as pb,
-    quorum::{Leadership, MetadataSource as _, ProposeError, Quorum, Subscription},
+    quorum::{Leadership, MetadataSource as _, ProposeError, Quorum, Subscription, Voter},
 };
 
 /// Commands that may wait for the next round.
@@ -46,7 +47,7 @@ pub struct ControllerHandle {
     quorum: Arc<Quorum>,
 }
 
-fn refused(leader: Option<NodeId>) -> pb::SubmitReply {
+pub(super) fn refused(leader: Option<NodeId>) -> pb::SubmitReply {
     let refusal = Refusal::bare(ErrorCode::NotController);
     match Outcome::refused(&refusal).lost(leader) {
         Reply::Submit(reply) => reply,
@@ -58,9 +59,13 @@ impl ControllerHandle {
     /// Waits for a command's answer. If this node does not lead, or stops leading before the answer
     /// is known, that is NOT_CONTROLLER with the leader's id.
     pub async fn submit(&self, command: SubmitCommand) -> pb::SubmitReply {
+        let command = match quorum_driver::answer(&self.quorum, command).await {
+            Ok(reply) => return reply,
+            Err(command) => command,
+        };
         match self.ask(Command::Submit(command)).await {
             Some(Reply::Submit(reply)) => reply,
-            _ => refused(self.leader()),
+            _ => refused(self.leadership().leader),
         }
     }
 
@@ -70,7 +75,7 @@ impl ControllerHandle {
             Some(Reply::Heartbeat(reply)) => reply,
             _ => pb::HeartbeatReply {
                 error: i32::from(ErrorCode::NotController.code()),
-                leader: self.leader().map(|id| id.0),
+                leader: self.leadership().leader.map(|id| id.0),
                 ..pb::HeartbeatReply::default()
             },
         }
@@ -87,8 +92,16 @@ impl ControllerHandle {
         reply.await.ok()
     }
 
-    fn leader(&self) -> Option<NodeId> {
-        self.quorum.leadership().borrow().leader
+    /// Who leads the quorum, as far as this node knows.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        *self.quorum.leadership().borrow()
+    }
+
+    /// Where the voters listen.
+    #[must_use]
+    pub fn voters(&self) -> Vec<Voter> {
+        self.quorum.voters().to_vec()
     }
 
     /// The latest image.

@@ -19,6 +19,7 @@ mod lifecycle_driver;
 mod partitions;
 mod placement;
 mod producer_ids;
+mod quorum_driver;
 mod schema;
 pub mod service_driver;
 mod sessions;

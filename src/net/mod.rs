@@ -16,7 +16,7 @@ mod reader;
 pub mod service;
 mod writer;
 
-pub use listener::{Listener, ListenerConfig, ListenerHandle, Shared};
+pub use listener::{Listener, ListenerConfig, ListenerHandle, Shared, serve_accepted};
 pub use memory::Memory;
 pub use peer::{PeerClient, PeerConfig};
 pub use quota::{ConnectionLimits, ConnectionQuota};

@@ -17,18 +17,19 @@ use crate::{
     controller::{ControllerDriver, Core, Settings as CoreSettings, TopicDefaults, service_driver},
     log::LogError,
     metadata::Record,
-    net::NetError,
+    net::{ListenerHandle, NetError},
     node::{
         broker::{self, RunningBroker},
         identity::{self, Directories},
         schema::Schema,
-        shutdown,
+        shutdown, sockets,
     },
     os::{OsClock, OsEntropy, OsFs, limits},
     quorum::{
         ControllerListener, LogPolicy, MetadataSource, Observer, ObserverSettings, Quorum,
         QuorumError, QuorumSettings, QuorumTimeouts, Voter, serve,
     },
+    server::Controller,
     telemetry,
 };
 
@@ -87,6 +88,8 @@ pub(crate) struct RunningController {
     pub(crate) quorum: Arc<Quorum>,
     pub(crate) driver: ControllerDriver,
     pub(crate) listeners: Vec<ControllerListener>,
+    /// The connections to those listeners that speak Kafka.
+    pub(crate) clients: Vec<ListenerHandle>,
 }
 
 /// Everything that runs.
@@ -166,8 +169,7 @@ async fn start(config: &Arc<ServerConfig>, world: &World) -> Result<RunningNode,
     };
     let mut node = RunningNode { controller, observer, broker: None };
     if let (true, Some(source)) = (config.roles.broker, source) {
-        let quorum = node.controller.as_ref().map(|c| Arc::clone(&c.quorum));
-        node.broker = Some(broker::start(config, world, &mut dirs, source, quorum).await?);
+        node.broker = Some(broker::start(config, world, &mut dirs, source).await?);
     }
     Ok(node)
 }
@@ -220,11 +222,12 @@ async fn start_controller(
         let at = &listener.endpoint;
         let host = if at.host.is_empty() { "0.0.0.0" } else { at.host.as_str() };
         let socket = TcpListener::bind((host, at.port)).await;
-        bound.push(socket.map_err(|source| NodeError::Bind {
+        let socket = socket.map_err(|source| NodeError::Bind {
             listener: at.name.clone(),
             address: format!("{host}:{}", at.port),
             source,
-        })?);
+        })?;
+        bound.push((at.name.clone(), socket));
     }
     let settings = QuorumSettings {
         cluster_id: dirs.cluster_id.clone(),
@@ -240,15 +243,21 @@ async fn start_controller(
     let core = Core::new(core_settings(config, world, dirs, controllers, bootstrap));
     let (driver, handle) =
         ControllerDriver::start(core, Arc::clone(&quorum), Arc::clone(&world.clock));
-    let mut listeners = Vec::new();
-    for socket in bound {
+    let controller = Arc::new(Controller {
+        node_id: config.node_id,
+        cluster_id: dirs.cluster_id.as_str().into(),
+        settings: Arc::clone(config),
+        handle: handle.clone(),
+    });
+    let (mut listeners, mut clients) = (Vec::new(), Vec::new());
+    for (name, socket) in bound {
         let routes = service_driver::add_to(quorum.routes(), handle.clone());
-        let refuse = Arc::new(|_stream, peer| {
-            tracing::debug!(%peer, "closed: this controller listener serves nodes only");
-        });
-        listeners.push(serve(socket, routes, refuse)?);
+        let at = socket.local_addr()?;
+        let (kafka, served) = sockets::open_controller(config, &name, at, &controller);
+        listeners.push(serve(socket, routes, kafka)?);
+        clients.push(served);
     }
-    Ok(RunningController { quorum, driver, listeners })
+    Ok(RunningController { quorum, driver, listeners, clients })
 }
 
 fn log_policy(config: &ServerConfig) -> LogPolicy {

@@ -19,7 +19,7 @@ use crate::{
         publish::Publisher, selftest, sockets,
     },
     os::limits,
-    quorum::{MetadataSource, Quorum, Subscription},
+    quorum::{MetadataSource, Subscription},
     replica::{
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
@@ -54,7 +54,6 @@ pub(crate) async fn start(
     world: &World,
     dirs: &mut Directories,
     source: Arc<dyn MetadataSource>,
-    quorum: Option<Arc<Quorum>>,
 ) -> Result<RunningBroker, NodeError> {
     // Bound early, so that port 0 is known before it is advertised; accepted from late.
     let bound = sockets::bind(config).await?;
@@ -85,7 +84,6 @@ pub(crate) async fn start(
         controller: client,
         lifecycle,
         groups,
-        quorum,
         producer_ids: ProducerIds::default(),
         clock: Arc::clone(&world.clock),
         entropy: Arc::clone(&world.entropy),

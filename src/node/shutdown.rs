@@ -16,6 +16,9 @@ const CONTROLLED_SHUTDOWN_MAX: Duration = Duration::from_secs(30);
 /// Requests under way may take so long to finish.
 const IN_FLIGHT_MAX: Duration = Duration::from_secs(5);
 
+/// Requests to a controller may take so long: while a leader waits, nobody decides.
+const CONTROLLER_CLIENTS_MAX: Duration = Duration::from_millis(500);
+
 /// Stops everything, in the reverse order of the start.
 pub(crate) async fn stop(node: RunningNode, _world: &World) {
     if let Some(broker) = node.broker {
@@ -25,6 +28,9 @@ pub(crate) async fn stop(node: RunningNode, _world: &World) {
         observer.shutdown().await;
     }
     if let Some(controller) = node.controller {
+        for clients in controller.clients {
+            clients.stop(CONTROLLER_CLIENTS_MAX).await;
+        }
         controller.driver.shutdown().await;
         controller.quorum.shutdown().await;
         for listener in controller.listeners {

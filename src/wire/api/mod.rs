@@ -9,5 +9,6 @@ pub mod groups;
 pub mod metadata;
 pub mod offsets;
 pub mod produce;
+pub mod quorum;
 pub mod topics;
 pub mod versions;
