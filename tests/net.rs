@@ -412,8 +412,8 @@ async fn connections_that_another_accepted_are_served_and_ended() {
     let config = ListenerConfig::new("CONTROLLER", "", 0);
     let handle = serve_accepted(config, address, accepted, Arc::new(toy), shared.clone());
     assert_eq!(handle.address(), address);
-    let connecting = PeerClient::connect("127.0.0.1", address.port(), &PeerConfig::new());
-    let mut kafka = connecting.await.unwrap();
+    let terms = PeerConfig::new();
+    let mut kafka = PeerClient::connect("127.0.0.1", address.port(), &terms).await.unwrap();
     to.send(socket.accept().await.unwrap()).await.unwrap();
     kafka.call(chunks(1, b"e")).await.unwrap();
     handle.stop(Duration::from_millis(20)).await;
