@@ -11,7 +11,7 @@ use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
         cluster, configs, fetch, group_offsets, groups, metadata, offsets, partitions, produce,
-        topics, versions,
+        quorum, topics, versions,
     },
     frame::{self, ApiKey},
     sample::{Sample, Source, Visitor, every_request},
@@ -33,6 +33,8 @@ const OURS_ALONE: &[(&str, i16)] = &[
 
 /// Messages with a nullable field whose default is empty to Kafka and null to us.
 const NULL_BY_DEFAULT: &[&str] = &[
+    "AddRaftVoterRequest",
+    "AddRaftVoterResponse",
     "AlterPartitionReassignmentsResponse",
     "DescribeLogDirsRequest",
     "DescribeQuorumResponse",
@@ -43,7 +45,11 @@ const NULL_BY_DEFAULT: &[&str] = &[
     "ListPartitionReassignmentsResponse",
     "MetadataRequest",
     "OffsetFetchRequest",
+    "RemoveRaftVoterRequest",
+    "RemoveRaftVoterResponse",
+    "UnregisterBrokerResponse",
     "UpdateFeaturesResponse",
+    "UpdateRaftVoterRequest",
 ];
 
 fn ver<M: Message>(version: i16) -> Ver {
@@ -144,8 +150,8 @@ impl Visitor for Visited {
 
 agree! {
     cluster DescribeLogDirsRequest DescribeLogDirsResponse;
-    cluster DescribeQuorumRequest DescribeQuorumResponse;
     cluster InitProducerIdRequest InitProducerIdResponse;
+    cluster UnregisterBrokerRequest UnregisterBrokerResponse;
     cluster UpdateFeaturesRequest UpdateFeaturesResponse;
     configs AlterConfigsRequest AlterConfigsResponse;
     configs DescribeConfigsRequest DescribeConfigsResponse;
@@ -174,6 +180,10 @@ agree! {
     partitions ElectLeadersRequest ElectLeadersResponse;
     partitions ListPartitionReassignmentsRequest ListPartitionReassignmentsResponse;
     produce ProduceRequest ProduceResponse;
+    quorum AddRaftVoterRequest AddRaftVoterResponse;
+    quorum DescribeQuorumRequest DescribeQuorumResponse;
+    quorum RemoveRaftVoterRequest RemoveRaftVoterResponse;
+    quorum UpdateRaftVoterRequest UpdateRaftVoterResponse;
     topics CreatePartitionsRequest CreatePartitionsResponse;
     topics CreateTopicsRequest CreateTopicsResponse;
     topics DeleteTopicsRequest DeleteTopicsResponse;

@@ -288,6 +288,13 @@ impl Turn<'_> {
             SubmitCommand::ElectLeaders(c) => self.elect_leaders(&c),
             SubmitCommand::AlterPartitionReassignments(c) => self.alter_partition_reassignments(&c),
             SubmitCommand::ListPartitionReassignments(c) => self.list_partition_reassignments(&c),
+            SubmitCommand::DescribeQuorum(_)
+            | SubmitCommand::AddVoter(_)
+            | SubmitCommand::RemoveVoter(_)
+            | SubmitCommand::UpdateVoter(_) => {
+                // The quorum's member answers these before they get here.
+                Outcome::refused(&Refusal::bare(ErrorCode::InvalidRequest))
+            }
         }
     }
 }

@@ -15,12 +15,13 @@ use super::{
     draft::Draft,
     lines_driver::{self, Lines},
     pulse_driver::Pulse,
+    quorum_driver,
 };
 use crate::{
     base::{ErrorCode, LeaderEpoch, Mono, NodeId, ports::Clock},
     metadata::{Image, Update},
     pb::controller as pb,
-    quorum::{Doorman, Leadership, MetadataSource as _, ProposeError, Quorum, Subscription},
+    quorum::{Doorman, Leadership, MetadataSource as _, ProposeError, Quorum, Subscription, Voter},
 };
 
 /// Commands that may wait for the next round.
@@ -51,7 +52,7 @@ pub struct ControllerHandle {
     lines: Arc<Lines>,
 }
 
-fn refused(leader: Option<NodeId>) -> pb::SubmitReply {
+pub(super) fn refused(leader: Option<NodeId>) -> pb::SubmitReply {
     let refusal = Refusal::bare(ErrorCode::NotController);
     match Outcome::refused(&refusal).lost(leader) {
         Reply::Submit(reply) => reply,
@@ -63,9 +64,13 @@ impl ControllerHandle {
     /// Waits for a command's answer. If this node does not lead, or stops leading before the answer
     /// is known, that is NOT_CONTROLLER with the leader's id.
     pub async fn submit(&self, command: SubmitCommand) -> pb::SubmitReply {
+        let command = match quorum_driver::answer(&self.quorum, command).await {
+            Ok(reply) => return reply,
+            Err(command) => command,
+        };
         match put(&self.asks, Command::Submit(command)).await {
             Some(Reply::Submit(reply)) => reply,
-            _ => refused(self.leader()),
+            _ => refused(self.leadership().leader),
         }
     }
 
@@ -75,7 +80,7 @@ impl ControllerHandle {
             Some(Reply::Heartbeat(reply)) => reply,
             _ => pb::HeartbeatReply {
                 error: i32::from(ErrorCode::NotController.code()),
-                leader: self.leader().map(|id| id.0),
+                leader: self.leadership().leader.map(|id| id.0),
                 ..pb::HeartbeatReply::default()
             },
         }
@@ -99,8 +104,16 @@ impl ControllerHandle {
         self.quorum.leadership().borrow().is_self
     }
 
-    fn leader(&self) -> Option<NodeId> {
-        self.quorum.leadership().borrow().leader
+    /// Who leads the quorum, as far as this node knows.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        *self.quorum.leadership().borrow()
+    }
+
+    /// Where the voters listen.
+    #[must_use]
+    pub fn voters(&self) -> Vec<Voter> {
+        self.quorum.voters().to_vec()
     }
 
     /// The latest image.

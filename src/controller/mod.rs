@@ -25,6 +25,7 @@ mod partitions;
 mod placement;
 mod producer_ids;
 mod pulse_driver;
+mod quorum_driver;
 mod reassignments;
 mod registration_driver;
 mod schema;

@@ -17,7 +17,7 @@ pub mod service;
 mod spin;
 mod writer;
 
-pub use listener::{Listener, ListenerConfig, ListenerHandle, Shared};
+pub use listener::{Listener, ListenerConfig, ListenerHandle, Shared, serve_accepted};
 pub use memory::Memory;
 pub use peer::{PeerClient, PeerConfig};
 pub use quota::{ConnectionLimits, ConnectionQuota};

@@ -20,18 +20,19 @@ use crate::{
     },
     log::LogError,
     metadata::{Endpoint, Record, features},
-    net::NetError,
+    net::{ListenerHandle, NetError},
     node::{
         broker::{self, RunningBroker},
         identity::{self, Directories},
         schema::Schema,
-        shutdown,
+        shutdown, sockets,
     },
     os::{OsClock, OsEntropy, OsFs, limits},
     quorum::{
         Address, ControllerListener, DynamicVoters, LogPolicy, MetadataSource, Observer,
         ObserverSettings, Quorum, QuorumError, QuorumSettings, QuorumTimeouts, Voter, serve,
     },
+    server::Controller,
     telemetry,
 };
 
@@ -92,6 +93,8 @@ pub(crate) struct RunningController {
     pub(crate) listeners: Vec<ControllerListener>,
     /// Held for as long as the controller runs.
     pub(crate) registration: ControllerRegistration,
+    /// The connections to those listeners that speak Kafka.
+    pub(crate) clients: Vec<ListenerHandle>,
 }
 
 /// Everything that runs.
@@ -178,8 +181,7 @@ async fn start(config: &Arc<ServerConfig>, world: &World) -> Result<RunningNode,
     };
     let mut node = RunningNode { controller, observer, broker: None };
     if let (true, Some(source)) = (config.roles.broker, source) {
-        let quorum = node.controller.as_ref().map(|c| Arc::clone(&c.quorum));
-        node.broker = Some(broker::start(config, world, &mut dirs, source, quorum).await?);
+        node.broker = Some(broker::start(config, world, &mut dirs, source).await?);
     }
     Ok(node)
 }
@@ -263,13 +265,14 @@ async fn start_controller(
         let at = &listener.endpoint;
         let host = if at.host.is_empty() { "0.0.0.0" } else { at.host.as_str() };
         let socket = TcpListener::bind((host, at.port)).await;
-        bound.push(socket.map_err(|source| NodeError::Bind {
+        let socket = socket.map_err(|source| NodeError::Bind {
             listener: at.name.clone(),
             address: format!("{host}:{}", at.port),
             source,
-        })?);
+        })?;
+        bound.push((at.name.clone(), socket));
     }
-    let port = bound.first().and_then(|s| s.local_addr().ok()).map_or(0, |a| a.port());
+    let port = bound.first().and_then(|(_, s)| s.local_addr().ok()).map_or(0, |a| a.port());
     let settings = QuorumSettings {
         cluster_id: dirs.cluster_id.clone(),
         node_id: config.node_id,
@@ -285,17 +288,23 @@ async fn start_controller(
     let core = Core::new(core_settings(config, world, dirs, controllers, bootstrap));
     let (driver, handle) =
         ControllerDriver::start(core, Arc::clone(&quorum), Arc::clone(&world.clock));
-    let mut listeners = Vec::new();
-    for socket in bound {
+    let controller = Arc::new(Controller {
+        node_id: config.node_id,
+        cluster_id: dirs.cluster_id.as_str().into(),
+        settings: Arc::clone(config),
+        handle: handle.clone(),
+    });
+    let (mut listeners, mut clients) = (Vec::new(), Vec::new());
+    for (name, socket) in bound {
         let routes = service_driver::add_to(quorum.routes(), handle.clone());
-        let refuse = Arc::new(|_stream, peer| {
-            tracing::debug!(%peer, "closed: this controller listener serves nodes only");
-        });
-        listeners.push(serve(socket, routes, refuse)?);
+        let at = socket.local_addr()?;
+        let (kafka, served) = sockets::open_controller(config, &name, at, &controller);
+        listeners.push(serve(socket, routes, kafka)?);
+        clients.push(served);
     }
     let client = ControllerClient::new(Arc::clone(&quorum) as _, timeouts(config));
     let registration = ControllerRegistration::start(registration(config, world, port), client);
-    Ok(RunningController { quorum, driver, listeners, registration })
+    Ok(RunningController { quorum, driver, listeners, clients, registration })
 }
 
 /// What the controller registers with. `port` is where its first listener was bound.

@@ -22,7 +22,7 @@ use crate::{
         offsets_log::ReplicaOffsetsLog, publish::Publisher, selftest, sockets,
     },
     os::limits,
-    quorum::{MetadataSource, Quorum, Subscription},
+    quorum::{MetadataSource, Subscription},
     replica::{
         fetch_driver::{FetchTerms, Fetchers},
         fetch_frames::FetchSize,
@@ -72,7 +72,6 @@ pub(crate) async fn start(
     world: &World,
     dirs: &mut Directories,
     source: Arc<dyn MetadataSource>,
-    quorum: Option<Arc<Quorum>>,
 ) -> Result<RunningBroker, NodeError> {
     // Bound early, so that port 0 is known before it is advertised; accepted from late.
     let bound = sockets::bind(config).await?;
@@ -106,7 +105,6 @@ pub(crate) async fn start(
         controller: client,
         lifecycle,
         groups,
-        quorum,
         producer_ids: ProducerIds::default(),
         clock: Arc::clone(&world.clock),
         entropy: Arc::clone(&world.entropy),

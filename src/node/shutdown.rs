@@ -17,6 +17,9 @@ const LEADERS_MOVE_MAX: Duration = Duration::from_secs(10);
 /// Requests under way may take so long to finish.
 const IN_FLIGHT_MAX: Duration = Duration::from_secs(5);
 
+/// Requests to a controller may take so long: while a leader waits, nobody decides.
+const CONTROLLER_CLIENTS_MAX: Duration = Duration::from_millis(500);
+
 /// Stops everything, in the reverse order of the start: a broker hands over the partitions it leads
 /// before a controller hands over the quorum. A further signal of `signals` ends the wait for other
 /// replicas, and another one that for leaders to move.
@@ -29,6 +32,9 @@ pub(crate) async fn stop(node: RunningNode, signals: &mut Signals) {
     }
     if let Some(controller) = node.controller {
         drop(controller.registration);
+        for clients in controller.clients {
+            clients.stop(CONTROLLER_CLIENTS_MAX).await;
+        }
         controller.driver.shutdown().await;
         controller.quorum.shutdown().await;
         for listener in controller.listeners {

@@ -97,8 +97,12 @@ apis! {
     UpdateFeatures = 57, 0..=2, Some(0);
     DescribeCluster = 60, 0..=2, Some(0);
     DescribeProducers = 61, 0..=0, Some(0);
+    UnregisterBroker = 64, 0..=0, Some(0);
     ListConfigResources = 74, 0..=1, Some(0);
     DescribeTopicPartitions = 75, 0..=0, Some(0);
+    AddRaftVoter = 80, 0..=1, Some(0);
+    RemoveRaftVoter = 81, 0..=0, Some(0);
+    UpdateRaftVoter = 82, 0..=0, Some(0);
 }
 
 impl ApiKey {

@@ -5,7 +5,7 @@ use crate::{
     base::ErrorCode,
     pb::controller::{self as pb, submit_reply::Reply, submit_request::Command},
     server::{
-        context::{Broker, Caller},
+        context::{Admin, Caller},
         forward::{Failure, code},
     },
     wire::api::partitions::{
@@ -19,7 +19,7 @@ use crate::{
 
 /// ElectLeaders.
 pub(crate) async fn elect_leaders(
-    broker: &Broker,
+    node: &dyn Admin,
     _: &Caller,
     request: ElectLeadersRequest,
 ) -> ElectLeadersResponse {
@@ -29,7 +29,7 @@ pub(crate) async fn elect_leaders(
         topics.map(|t| pb::TopicPartitions { topic: t.topic, partitions: t.partitions }).collect();
     let election_type = i32::from(request.election_type);
     let command = pb::ElectLeaders { election_type, all, topics: topics.clone() };
-    let done = broker.submit(Command::ElectLeaders(command), request.timeout_ms).await;
+    let done = node.submit(Command::ElectLeaders(command), request.timeout_ms).await;
     let (error_code, results) = match done {
         Ok(Reply::ElectLeaders(reply)) => (ErrorCode::None, reply.topics),
         other => {
@@ -74,7 +74,7 @@ fn failed<'a>(
 
 /// AlterPartitionReassignments.
 pub(crate) async fn alter_partition_reassignments(
-    broker: &Broker,
+    node: &dyn Admin,
     _: &Caller,
     request: AlterPartitionReassignmentsRequest,
 ) -> AlterPartitionReassignmentsResponse {
@@ -99,7 +99,7 @@ pub(crate) async fn alter_partition_reassignments(
         allow_replication_factor_change: allow,
         ..Default::default()
     };
-    let results = match broker.submit(command, request.timeout_ms).await {
+    let results = match node.submit(command, request.timeout_ms).await {
         Ok(Reply::AlterPartitionReassignments(reply)) => reply.topics,
         other => {
             let failure = Failure::of(other);
@@ -128,7 +128,7 @@ pub(crate) async fn alter_partition_reassignments(
 
 /// ListPartitionReassignments.
 pub(crate) async fn list_partition_reassignments(
-    broker: &Broker,
+    node: &dyn Admin,
     _: &Caller,
     request: ListPartitionReassignmentsRequest,
 ) -> ListPartitionReassignmentsResponse {
@@ -145,7 +145,7 @@ pub(crate) async fn list_partition_reassignments(
         adding_replicas: p.adding_replicas,
         removing_replicas: p.removing_replicas,
     };
-    match broker.submit(command, request.timeout_ms).await {
+    match node.submit(command, request.timeout_ms).await {
         Ok(Reply::ListPartitionReassignments(reply)) => {
             let topics = reply.topics.into_iter().map(|t| OngoingTopicReassignment {
                 name: t.topic,

@@ -10,5 +10,6 @@ pub mod metadata;
 pub mod offsets;
 pub mod partitions;
 pub mod produce;
+pub mod quorum;
 pub mod topics;
 pub mod versions;
