@@ -138,7 +138,7 @@ fn load(
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let slots = config.replica.fetch_session_slots;
     let table = ReplicaTable::new(config.node_id, parts, slots, clock, entropy);
-    let threads = config.logs.recovery_threads_per_dir;
+    let threads = config.logs.recovery_threads_per_dir.max(1);
     let mut settings = Publisher::settings_of(config, config.node_id, image);
     loading::load_all(&table, &states, image, threads, &mut settings);
     Ok(table)

@@ -4,7 +4,7 @@
 mod boot;
 mod broker;
 mod identity;
-mod loading;
+pub mod loading;
 mod offsets_log;
 mod publish;
 mod schema;
