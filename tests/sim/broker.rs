@@ -301,6 +301,7 @@ impl World {
     /// A broker's process ends, and starts again after `down_us`.
     pub fn end_broker(&mut self, b: usize, how: End, down_us: u64) {
         let durable = self.plan.durable;
+        self.note_disk(b);
         let broker = &mut self.brokers[b];
         if broker.life.is_none() {
             return;
@@ -347,7 +348,7 @@ impl World {
     pub fn broker_hears(&mut self, b: usize, from: Place, message: Message) {
         self.wind(b);
         match message {
-            Message::Produce { req, key, records, all } => {
+            Message::Produce { req, key, records, all, .. } => {
                 self.serve_produce(b, from, req, key, records, all);
             }
             Message::Read { req, key, from: offset } => self.serve_read(b, from, req, key, offset),
@@ -611,10 +612,7 @@ impl World {
             let event = BrokerEvent::Flush;
             self.at(takes, Event::Broker { broker: b, life: number, event });
         }
-        let trace = self.brokers[b].fs.take_trace();
-        for line in trace {
-            self.note(format_args!("broker {b} {line}"));
-        }
+        self.note_disk(b);
         let offline = self.brokers[b]
             .life
             .as_ref()
@@ -625,6 +623,13 @@ impl World {
             let how = if self.plan.durable { End::PowerCut } else { End::Killed };
             let down = self.between(SECOND, 2 * SECOND);
             self.end_broker(b, how, down);
+        }
+    }
+
+    /// What a broker's disk was asked to do.
+    fn note_disk(&mut self, b: usize) {
+        for line in self.brokers[b].fs.take_trace() {
+            self.note(format_args!("broker {b} {line}"));
         }
     }
 

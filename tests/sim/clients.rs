@@ -52,6 +52,8 @@ pub struct Producer {
     next_number: usize,
     window: VecDeque<Batch>,
     leader: Option<usize>,
+    /// What it sends on is in order, or does not arrive.
+    connection: u64,
     /// When what is under way is to be sent again.
     resend_at: Option<u64>,
     fresh: usize,
@@ -89,6 +91,7 @@ impl World {
                     next_number: 0,
                     window: VecDeque::new(),
                     leader: None,
+                    connection: 0,
                     resend_at: None,
                     fresh: FRESH,
                     pause_us: self.between(20 * MS, 120 * MS),
@@ -155,6 +158,7 @@ impl World {
         let Some(key) = self.key_of(p.partition) else { return pause };
         if p.leader.is_none() {
             p.leader = self.ask_leader(client, key);
+            p.connection = self.request();
         }
         let Some(leader) = p.leader else { return pause };
         let waits = p.resend_at.is_none();
@@ -214,7 +218,8 @@ impl World {
         batch.reqs.push(req);
         batch.sent_at = self.now;
         let records = batch.records.clone();
-        let message = Message::Produce { req, key, records, all: p.all };
+        let (connection, all) = (p.connection, p.all);
+        let message = Message::Produce { req, connection, key, records, all };
         self.send(Place::Client(client), to, message);
     }
 

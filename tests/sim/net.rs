@@ -28,7 +28,7 @@ pub enum Place {
 /// What is said.
 #[derive(Debug, Clone)]
 pub enum Message {
-    Produce { req: u64, key: Key, records: Bytes, all: bool },
+    Produce { req: u64, connection: u64, key: Key, records: Bytes, all: bool },
     Produced { req: u64, result: Result<Offset, ErrorCode> },
     Read { req: u64, key: Key, from: Offset },
     ReadBack { req: u64, result: Result<Bytes, ErrorCode> },
@@ -67,6 +67,10 @@ fn name_of(command: &Command) -> String {
 /// What is wrong with the network.
 #[derive(Debug, Default)]
 pub struct Network {
+    /// Connections that lost something: nothing comes through any more.
+    broken: BTreeSet<u64>,
+    /// When what was last sent by a connection arrives.
+    arrives: BTreeMap<u64, u64>,
     pub cut: BTreeSet<(Place, Place)>,
     /// Until when what goes this way is held up.
     pub clogged: BTreeMap<(Place, Place), u64>,
@@ -104,14 +108,16 @@ impl World {
             (self.plan.loss, self.plan.duplicates, self.plan.corruption)
         };
         let lost = self.rng.below(1000) < loss || self.net.is_cut(from, to);
-        if lost {
+        if !self.holds(&message, lost) || lost {
             self.note(format_args!("lost {from:?} {to:?} {}", message.name()));
             return;
         }
         let message = match message {
-            Message::Produce { req, key, records, all } if self.rng.below(1000) < corruption => {
+            Message::Produce { req, connection, key, records, all }
+                if self.rng.below(1000) < corruption =>
+            {
                 let records = self.broken(&records);
-                Message::Produce { req, key, records, all }
+                Message::Produce { req, connection, key, records, all }
             }
             whole => whole,
         };
@@ -122,7 +128,26 @@ impl World {
             self.at(late, Event::Deliver { from, to, life, message });
         }
         let delay = self.delay(from, to);
+        let delay = self.in_order(&message, delay);
         self.at(delay, Event::Deliver { from, to, life, message });
+    }
+
+    /// Whether the connection of `message` still holds; losing it breaks it.
+    fn holds(&mut self, message: &Message, lost: bool) -> bool {
+        let Message::Produce { connection, .. } = message else { return true };
+        if lost {
+            self.net.broken.insert(*connection);
+        }
+        !self.net.broken.contains(connection)
+    }
+
+    /// The delay of a message that may not overtake what its connection carried before.
+    fn in_order(&mut self, message: &Message, delay: u64) -> u64 {
+        let Message::Produce { connection, .. } = message else { return delay };
+        let before = self.net.arrives.get(connection).copied().unwrap_or(0);
+        let arrives = (self.now + delay).max(before + 1);
+        self.net.arrives.insert(*connection, arrives);
+        arrives - self.now
     }
 
     /// One bit of what the checksum covers is wrong.
