@@ -64,6 +64,9 @@ impl Index {
     }
 
     fn remove(&mut self, key: PartitionKey, state: &PartitionRegistration) {
+        if let Some(b) = state.leader.and_then(|l| self.brokers.get_mut(&l)) {
+            b.leads -= 1;
+        }
         for r in &state.replicas {
             let Some(b) = self.brokers.get_mut(r) else { continue };
             if let Some(n) = b.topics.get_mut(&key.0) {
@@ -72,9 +75,10 @@ impl Index {
                     b.topics.remove(&key.0);
                 }
             }
-        }
-        if let Some(b) = state.leader.and_then(|l| self.brokers.get_mut(&l)) {
-            b.leads -= 1;
+            // Nothing is remembered of a broker that has nothing.
+            if *b == OfBroker::default() {
+                self.brokers.remove(r);
+            }
         }
         self.leaderless.remove(&key);
         self.imbalanced.remove(&key);

@@ -149,8 +149,8 @@ pub struct Broker {
     pub frail: bool,
     /// What it had published when it ended.
     published: i64,
-    /// When the active controller last heard its heartbeat.
-    pub heard_of: u64,
+    /// When the active controller heard its last two heartbeats.
+    pub heard_of: [u64; 2],
     /// How much of each log is on its disk, as far as is known.
     pub on_disk: BTreeMap<Key, Option<Offset>>,
 }
@@ -176,7 +176,7 @@ impl Broker {
             disk_armed: false,
             frail: false,
             published: -1,
-            heard_of: 0,
+            heard_of: [0; 2],
             on_disk: BTreeMap::new(),
         }
     }
@@ -348,7 +348,10 @@ impl World {
     pub fn broker_hears(&mut self, b: usize, from: Place, message: Message) {
         self.wind(b);
         match message {
-            Message::Produce { req, key, records, all, .. } => {
+            Message::Produce { req, connection, key, records, all } => {
+                if self.life(b).is_none_or(|l| !l.running) {
+                    self.break_connection(connection);
+                }
                 self.serve_produce(b, from, req, key, records, all);
             }
             Message::Read { req, key, from: offset } => self.serve_read(b, from, req, key, offset),
@@ -475,7 +478,13 @@ impl World {
             upkeep_driver::close_clean(&life.table, epoch);
         }
         let down = self.between(100 * MS, 2 * SECOND);
-        self.end_broker(b, End::Clean, down);
+        let marker = Path::new(DATA).join(".kafka_cleanshutdown");
+        let how = match self.brokers[b].fs.stat(&marker) {
+            Ok(Some(_)) => End::Clean,
+            _ if self.plan.durable => End::PowerCut,
+            _ => End::Killed,
+        };
+        self.end_broker(b, how, down);
     }
 
     // ---- metadata

@@ -251,7 +251,7 @@ impl World {
     /// Begins anew under the next epoch. What is under way may or may not be written.
     fn give_up(&mut self, p: &mut Producer) {
         p.window.clear();
-        p.resend_at = None;
+        (p.resend_at, p.leader) = (None, None);
         p.epoch += 1;
         p.next_sequence = 0;
         self.note(format_args!("producer {} goes on in epoch {}", p.id, p.epoch));

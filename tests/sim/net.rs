@@ -69,6 +69,8 @@ fn name_of(command: &Command) -> String {
 pub struct Network {
     /// Connections that lost something: nothing comes through any more.
     broken: BTreeSet<u64>,
+    /// Which life of its broker a connection was made to.
+    lives: BTreeMap<u64, u64>,
     /// When what was last sent by a connection arrives.
     arrives: BTreeMap<u64, u64>,
     pub cut: BTreeSet<(Place, Place)>,
@@ -108,7 +110,7 @@ impl World {
             (self.plan.loss, self.plan.duplicates, self.plan.corruption)
         };
         let lost = self.rng.below(1000) < loss || self.net.is_cut(from, to);
-        if !self.holds(&message, lost) || lost {
+        if !self.holds(&message, life, lost) || lost {
             self.note(format_args!("lost {from:?} {to:?} {}", message.name()));
             return;
         }
@@ -132,13 +134,20 @@ impl World {
         self.at(delay, Event::Deliver { from, to, life, message });
     }
 
-    /// Whether the connection of `message` still holds; losing it breaks it.
-    fn holds(&mut self, message: &Message, lost: bool) -> bool {
+    /// Whether the connection of `message` still holds: losing it, or another life at the far end,
+    /// breaks it.
+    fn holds(&mut self, message: &Message, life: u64, lost: bool) -> bool {
         let Message::Produce { connection, .. } = message else { return true };
-        if lost {
-            self.net.broken.insert(*connection);
+        let begun = *self.net.lives.entry(*connection).or_insert(life);
+        if lost || begun != life {
+            self.break_connection(*connection);
         }
         !self.net.broken.contains(connection)
+    }
+
+    /// Nothing more comes through.
+    pub fn break_connection(&mut self, connection: u64) {
+        self.net.broken.insert(connection);
     }
 
     /// The delay of a message that may not overtake what its connection carried before.
@@ -172,6 +181,11 @@ impl World {
     /// A message arrives.
     pub fn deliver(&mut self, from: Place, to: Place, life: u64, message: Message) {
         if self.life_at(to) != Some(life) {
+            return;
+        }
+        if let Message::Produce { connection, .. } = &message
+            && self.net.broken.contains(connection)
+        {
             return;
         }
         self.note(format_args!("{from:?} {to:?} {}", message.name()));

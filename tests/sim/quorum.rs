@@ -199,7 +199,7 @@ impl World {
         let Message::Ask { req, command } = message else { return };
         if let (Command::Heartbeat(r), true) = (&command, self.quorum.leader == Some(seat)) {
             let b = usize::try_from(r.broker_id).unwrap();
-            self.brokers[b].heard_of = self.now;
+            self.brokers[b].heard_of = [self.now, self.brokers[b].heard_of[0]];
         }
         self.quorum.seats[seat].asked.push(Ask { from, req, command });
         self.round(seat);

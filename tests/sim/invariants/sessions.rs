@@ -15,8 +15,10 @@ const DRIFT: u64 = 6;
 
 impl World {
     fn silent_for(&self, broker: usize) -> u64 {
-        let heard_of = self.brokers[broker].heard_of.max(self.quorum.active_since);
-        self.now.saturating_sub(heard_of)
+        // A heartbeat may come while what the silence before it led to is being committed.
+        let [last, before] = self.brokers[broker].heard_of;
+        let heard_of = if last + 15 * MS < self.now { last } else { before };
+        self.now.saturating_sub(heard_of.max(self.quorum.active_since))
     }
 
     pub fn check_fencing(&mut self, delta: &Delta) {
