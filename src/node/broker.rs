@@ -177,7 +177,7 @@ fn load(
     if !dirs::all_opened(config, dirs) {
         table.lacks_a_dir();
     }
-    let threads = config.logs.recovery_threads_per_dir;
+    let threads = config.logs.recovery_threads_per_dir.max(1);
     let mut settings = Publisher::settings_of(config, config.node_id, image);
     loading::load_all(&table, &states, image, threads, &mut settings);
     Ok(table)
