@@ -12,7 +12,11 @@ use crate::{
     coordinator::driver::Coordinators,
     metadata::{Delta, Image, ResourceType},
     node::{offsets_log::OFFSETS_TOPIC, schema},
-    replica::{publish::Office, settings::PartitionSettings, table::ReplicaTable},
+    replica::{
+        publish::{Following, Office},
+        settings::PartitionSettings,
+        table::ReplicaTable,
+    },
     server::context,
 };
 
@@ -41,12 +45,14 @@ impl Publisher {
     }
 
     /// Brings replicas and coordinators in line with `delta`, whose result is `image`. The caller
-    /// then shows the image.
-    pub(crate) fn publish(&self, delta: &Delta, image: &Image) {
+    /// then tells the fetchers of the replicas that are returned, and shows the image.
+    #[must_use]
+    pub(crate) fn publish(&self, delta: &Delta, image: &Image) -> Vec<Following> {
         let mut settings = Self::settings_of(&self.settings, self.node_id, image);
         let published = self.replicas.publish(delta, image, &mut settings);
         self.tell_coordinators(delta, image, &published.offices);
         self.reconfigure(delta, image, &mut settings);
+        published.following
     }
 
     fn tell_coordinators(&self, delta: &Delta, image: &Image, offices: &[Office]) {

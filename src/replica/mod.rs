@@ -4,7 +4,11 @@
 
 mod answer;
 pub mod brokers;
+pub mod fetch_driver;
+pub mod fetch_frames;
+pub mod fetch_plan;
 pub mod fetch_session;
+mod fetcher_driver;
 pub mod follower;
 pub mod isr_driver;
 pub mod isr_queue;
