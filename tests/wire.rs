@@ -10,8 +10,8 @@ use kafka_protocol::{
 use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
-        cluster, configs, fetch, group_offsets, groups, metadata, offsets, produce, quorum, topics,
-        versions,
+        cluster, configs, fetch, group_offsets, groups, metadata, offsets, partitions, produce,
+        quorum, topics, versions,
     },
     frame::{self, ApiKey},
     sample::{Sample, Source, Visitor, every_request},
@@ -35,11 +35,14 @@ const OURS_ALONE: &[(&str, i16)] = &[
 const NULL_BY_DEFAULT: &[&str] = &[
     "AddRaftVoterRequest",
     "AddRaftVoterResponse",
+    "AlterPartitionReassignmentsResponse",
     "DescribeLogDirsRequest",
     "DescribeQuorumResponse",
+    "ElectLeadersRequest",
     "FindCoordinatorResponse",
     "InitProducerIdRequest",
     "JoinGroupResponse",
+    "ListPartitionReassignmentsResponse",
     "MetadataRequest",
     "OffsetFetchRequest",
     "RemoveRaftVoterRequest",
@@ -173,6 +176,9 @@ agree! {
     offsets DescribeProducersRequest DescribeProducersResponse;
     offsets ListOffsetsRequest ListOffsetsResponse;
     offsets OffsetForLeaderEpochRequest OffsetForLeaderEpochResponse;
+    partitions AlterPartitionReassignmentsRequest AlterPartitionReassignmentsResponse;
+    partitions ElectLeadersRequest ElectLeadersResponse;
+    partitions ListPartitionReassignmentsRequest ListPartitionReassignmentsResponse;
     produce ProduceRequest ProduceResponse;
     quorum AddRaftVoterRequest AddRaftVoterResponse;
     quorum DescribeQuorumRequest DescribeQuorumResponse;

@@ -47,7 +47,8 @@ pub struct ListenerConfig {
     pub send_buffer_bytes: Option<u32>,
     /// `socket.receive.buffer.bytes`; `None` (-1) leaves it to the system.
     pub receive_buffer_bytes: Option<u32>,
-    /// `vltava.listener.tcp.congestion.control`; `None` leaves it to the system.
+    /// `vltava.listener.tcp.congestion.control`; `None` leaves it to the system, but for peers on
+    /// this machine.
     pub congestion_control: Option<String>,
     /// The terms of its connections.
     pub conn: ConnLimits,
@@ -211,6 +212,9 @@ fn open(config: &ListenerConfig, at: SocketAddr) -> Result<io::Result<TcpListene
     })())
 }
 
+/// For peers on this machine; every Linux has it.
+const LOCAL_CONGESTION_CONTROL: &str = "reno";
+
 /// A listener that serves. Dropping it ends the listener and its connections at once.
 #[derive(Debug)]
 pub struct ListenerHandle {
@@ -300,6 +304,11 @@ impl Accepting {
             return;
         }
         let Ok(local) = stream.local_addr() else { return };
+        if self.config.congestion_control.is_none() && peer.ip() == local.ip() {
+            // There is no path to model or to share: pacing would only cost CPU. Where it is
+            // refused, the system's own does.
+            _ = rustix::net::sockopt::set_tcp_congestion(&stream, LOCAL_CONGESTION_CONTROL);
+        }
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let info = ConnInfo { id, listener: Arc::clone(listener), peer, local };
         let (limits, stop) = (self.config.conn, self.stop.clone());

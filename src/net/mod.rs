@@ -14,6 +14,7 @@ pub mod peer;
 pub mod quota;
 mod reader;
 pub mod service;
+mod spin;
 mod writer;
 
 pub use listener::{Listener, ListenerConfig, ListenerHandle, Shared, serve_accepted};

@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 
 use crate::{
     base::Uuid,
@@ -12,11 +15,11 @@ use crate::{
     controller::{BrokerLifecycle, BrokerSettings, BrokerState, ControllerClient},
     coordinator::{driver::Coordinators, settings::Settings as GroupSettings},
     log::FlushDriver,
-    metadata::{Delta, Endpoint, Image, features},
+    metadata::{Delta, Endpoint, Image, ResourceType, features},
     net::ListenerHandle,
     node::{
-        NodeError, boot::World, identity::Directories, loading, offsets_log::ReplicaOffsetsLog,
-        publish::Publisher, selftest, sockets,
+        NodeError, boot::World, dirs, identity::Directories, loading,
+        offsets_log::ReplicaOffsetsLog, publish::Publisher, selftest, sockets,
     },
     os::limits,
     quorum::{MetadataSource, Subscription},
@@ -30,21 +33,31 @@ use crate::{
 /// Threads that sync files, for each log directory.
 const SYNC_THREADS: usize = 2;
 
+/// The first image is looked at so often, beside each update.
+const FIRST_IMAGE_LOOK: Duration = Duration::from_millis(20);
+
 /// A broker that runs.
 pub(crate) struct RunningBroker {
     pub(crate) broker: Arc<Broker>,
     pub(crate) listeners: Vec<ListenerHandle>,
     pub(crate) stop: watch::Sender<bool>,
     pub(crate) tasks: JoinSet<()>,
+    /// Why the broker cannot go on.
+    pub(crate) fatal: watch::Receiver<Option<String>>,
 }
 
 impl RunningBroker {
-    /// Waits until the broker must end: it could not register in time.
+    /// Waits until the broker must end: it could not register in time, or lost its disks.
     pub(crate) async fn ended(&self) -> String {
         let mut state = self.broker.lifecycle.state();
-        let _ = state.wait_for(|s| *s == BrokerState::ShuttingDown).await;
-        "the broker could not register with the controller in time, or was told to end; see above"
-            .to_owned()
+        let mut fatal = self.fatal.clone();
+        let ended = state.wait_for(|s| *s == BrokerState::ShuttingDown);
+        tokio::select! {
+            _ = ended => "the broker could not register with the controller in time, or was told \
+                          to end; see above"
+                .to_owned(),
+            Ok(why) = fatal.wait_for(Option::is_some) => why.clone().unwrap_or_default(),
+        }
     }
 }
 
@@ -62,7 +75,9 @@ pub(crate) async fn start(
     let log = Arc::new(ReplicaOffsetsLog(Arc::clone(&replicas)));
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let groups = Coordinators::start(log, clock, entropy, group_settings(config));
+    let (misplaced, found) = mpsc::unbounded_channel();
     let publisher = Publisher {
+        misplaced,
         node_id: config.node_id,
         settings: Arc::clone(config),
         replicas: Arc::clone(&replicas),
@@ -70,6 +85,7 @@ pub(crate) async fn start(
     };
     let image = Arc::clone(&subscription.image);
     publisher.publish(&Delta::between(&Image::default(), &image), &image);
+    replicas.settled();
     let published = Arc::new(watch::Sender::new(image.position.offset));
     let client = ControllerClient::new(source, super::boot::timeouts(config));
     let settings = registration(config, world, dirs, &bound);
@@ -90,12 +106,16 @@ pub(crate) async fn start(
     });
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
+    let (failing, fatal) = watch::channel(None);
+    cordon(&broker, &broker.image());
     tasks.spawn(follow(subscription, publisher, Arc::clone(&broker)));
+    tasks.spawn(dirs::watch(Arc::clone(&broker), failing));
+    tasks.spawn(dirs::assign(Arc::clone(&broker), found));
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);
     tasks.spawn(selftest::dial_back(Arc::clone(&broker)));
-    Ok(RunningBroker { broker, listeners, stop, tasks })
+    Ok(RunningBroker { broker, listeners, stop, tasks, fatal })
 }
 
 /// The first image that is worth serving from: one in which the cluster has its features.
@@ -106,9 +126,11 @@ async fn first_image(source: &Arc<dyn MetadataSource>) -> Subscription {
         if subscription.image.features().metadata_version().is_some() && caught_up {
             return subscription;
         }
-        match subscription.updates.recv().await {
-            Some(update) => subscription.image = update.image,
-            None => return subscription,
+        // What is committed may become known without an update.
+        match tokio::time::timeout(FIRST_IMAGE_LOOK, subscription.updates.recv()).await {
+            Ok(Some(update)) => subscription.image = update.image,
+            Ok(None) => return subscription,
+            Err(_) => {}
         }
     }
 }
@@ -136,6 +158,9 @@ fn load(
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let slots = config.replica.fetch_session_slots;
     let table = ReplicaTable::new(config.node_id, parts, slots, clock, entropy);
+    if !dirs::all_opened(config, dirs) {
+        table.lacks_a_dir();
+    }
     let threads = config.logs.recovery_threads_per_dir;
     let mut settings = Publisher::settings_of(config, config.node_id, image);
     loading::load_all(&table, &states, image, threads, &mut settings);
@@ -204,9 +229,29 @@ async fn follow(mut subscription: Subscription, publisher: Publisher, broker: Ar
     while let Some(update) = subscription.updates.recv().await {
         publisher.publish(&update.delta, &update.image);
         let offset = update.image.position.offset;
+        let other_stops = update
+            .delta
+            .changed_brokers()
+            .filter_map(|(.., new)| new)
+            .any(|b| b.in_controlled_shutdown && !b.fenced && b.id != broker.node_id);
+        if update.delta.changed_configs().any(|c| c.kind == ResourceType::Broker) {
+            cordon(&broker, &update.image);
+        }
         broker.image.store(update.image);
         broker.published.send_replace(offset);
+        if other_stops {
+            // It waits until every broker has read that it leads nothing any longer.
+            broker.lifecycle.report();
+        }
     }
+}
+
+/// Has `cordoned.log.dirs` take effect.
+fn cordon(broker: &Broker, image: &Image) {
+    let dirs: Vec<_> = broker.replicas.dirs().iter().map(|d| (d.name.clone(), d.id)).collect();
+    let cordoned = dirs::cordoned(&broker.settings, broker.node_id, image, &dirs);
+    broker.replicas.set_cordoned(cordoned.clone());
+    broker.lifecycle.set_cordoned_dirs(cordoned);
 }
 
 /// Tells the controller that this broker can serve, and waits until it may.

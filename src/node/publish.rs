@@ -6,13 +6,15 @@ use std::{
     sync::Arc,
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
     base::NodeId,
     config::ServerConfig,
     coordinator::driver::Coordinators,
     metadata::{Delta, Image, ResourceType},
     node::{offsets_log::OFFSETS_TOPIC, schema},
-    replica::{publish::Office, settings::PartitionSettings, table::ReplicaTable},
+    replica::{dirs::Misplaced, publish::Office, settings::PartitionSettings, table::ReplicaTable},
     server::context,
 };
 
@@ -23,6 +25,8 @@ pub(crate) struct Publisher {
     pub(crate) settings: Arc<ServerConfig>,
     pub(crate) replicas: Arc<ReplicaTable>,
     pub(crate) groups: Coordinators,
+    /// Takes replicas that lie where the metadata does not say.
+    pub(crate) misplaced: mpsc::UnboundedSender<Vec<Misplaced>>,
 }
 
 impl Publisher {
@@ -48,6 +52,11 @@ impl Publisher {
         let offices = self.replicas.publish(delta, &mut settings);
         self.tell_coordinators(delta, image, &offices);
         self.reconfigure(delta, image, &mut settings);
+        let misplaced = self.replicas.misplaced(delta);
+        if !misplaced.is_empty() {
+            // Nobody takes them when the broker stops.
+            let _ = self.misplaced.send(misplaced);
+        }
     }
 
     fn tell_coordinators(&self, delta: &Delta, image: &Image, offices: &[Office]) {

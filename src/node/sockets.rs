@@ -72,6 +72,7 @@ fn conn_limits(config: &ServerConfig) -> ConnLimits {
     ConnLimits {
         frame_bytes_max: config.net.request_max_bytes,
         idle: Duration::from_millis(idle),
+        spin: Duration::from_micros(u64::try_from(config.net.spin_us).unwrap_or(0)),
         ..ConnLimits::default()
     }
 }

@@ -2,6 +2,7 @@
 //! sessions. Machines are pure; `table.rs` holds the only locks; drivers do the periodic work.
 //! Uses `base`, `config`, `record`, `log`, `metadata`.
 
+pub mod dirs;
 pub mod fetch_session;
 pub mod partition;
 pub mod publish;

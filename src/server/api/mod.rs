@@ -7,6 +7,7 @@ pub(crate) mod fetch;
 pub(crate) mod groups;
 pub(crate) mod metadata;
 pub(crate) mod offsets;
+pub(crate) mod partitions;
 pub(crate) mod produce;
 pub(crate) mod quorum;
 pub(crate) mod topics;
@@ -131,9 +132,18 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::DescribeLogDirs, run: at_once!(cluster::describe_log_dirs) },
     Row { key: ApiKey::CreatePartitions, run: in_time!(Admin, topics::create_partitions) },
     Row { key: ApiKey::DeleteGroups, run: in_time!(groups::delete_groups) },
+    Row { key: ApiKey::ElectLeaders, run: in_time!(Admin, partitions::elect_leaders) },
     Row {
         key: ApiKey::IncrementalAlterConfigs,
         run: in_time!(Admin, configs::incremental_alter_configs),
+    },
+    Row {
+        key: ApiKey::AlterPartitionReassignments,
+        run: in_time!(Admin, partitions::alter_partition_reassignments),
+    },
+    Row {
+        key: ApiKey::ListPartitionReassignments,
+        run: in_time!(Admin, partitions::list_partition_reassignments),
     },
     Row { key: ApiKey::OffsetDelete, run: in_time!(groups::offset_delete) },
     Row { key: ApiKey::DescribeQuorum, run: in_time!(Admin, quorum::describe_quorum) },
