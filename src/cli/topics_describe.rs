@@ -14,6 +14,10 @@ use crate::{
             DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponsePartition as Partition,
             DescribeTopicPartitionsResponseTopic as Topic, TopicRequest,
         },
+        partitions::{
+            ListPartitionReassignmentsRequest, ListPartitionReassignmentsTopics,
+            OngoingPartitionReassignment as Reassignment,
+        },
     },
 };
 
@@ -25,6 +29,16 @@ const DEFAULT_CONFIG: i8 = 5;
 const PARTITIONS_PER_RESPONSE: i32 = 2000;
 
 type Configs = BTreeMap<String, Vec<DescribeConfigsResourceResult>>;
+/// The reassignments of one topic that are under way, by partition.
+type Moves = BTreeMap<i32, Reassignment>;
+
+/// What is known of a topic beside its partitions.
+struct Seen<'a> {
+    entries: &'a [DescribeConfigsResourceResult],
+    moves: &'a Moves,
+    /// The brokers that are alive.
+    live: &'a BTreeSet<i32>,
+}
 
 /// Describes the topics that are asked for, or all.
 ///
@@ -42,12 +56,15 @@ pub(super) async fn describe(
     let limit = a.partition_size_limit_per_response.unwrap_or(PARTITIONS_PER_RESPONSE);
     let topics = partitions(admin, &names, limit).await?;
     let configs = configs(admin, &names).await?;
+    let moves = reassignments(admin, &topics).await?;
     let live = admin.describe_cluster(false).await?.brokers;
     let live: BTreeSet<i32> = live.iter().map(|b| b.broker_id).collect();
+    let none = Moves::new();
     for topic in topics.values() {
         let name = topic.name.as_deref().unwrap_or_default();
         let entries = configs.get(name).map(Vec::as_slice).unwrap_or_default();
-        topic_lines(topic, entries, &a.report, &live, out);
+        let moves = moves.get(name).unwrap_or(&none);
+        topic_lines(topic, &Seen { entries, moves, live: &live }, &a.report, out);
     }
     Ok(())
 }
@@ -121,13 +138,43 @@ async fn configs(admin: &mut Admin, names: &[String]) -> Result<Configs, AdminEr
     Ok(out)
 }
 
-fn topic_lines(
-    topic: &Topic,
-    entries: &[DescribeConfigsResourceResult],
-    report: &Report,
-    live: &BTreeSet<i32>,
-    out: &mut String,
-) {
+/// The reassignments under way; none where the cluster does not tell.
+async fn reassignments(
+    admin: &mut Admin,
+    topics: &BTreeMap<String, Topic>,
+) -> Result<BTreeMap<String, Moves>, AdminError> {
+    let all = topics.iter().map(|(name, topic)| ListPartitionReassignmentsTopics {
+        name: name.clone(),
+        partition_indexes: topic.partitions.iter().map(|p| p.partition_index).collect(),
+    });
+    let request =
+        ListPartitionReassignmentsRequest { topics: Some(all.collect()), ..Default::default() };
+    let answer = match admin.ask(&request, |r| r.error_code).await {
+        Ok(answer) => answer,
+        Err(AdminError::Unsupported(_)) => return Ok(BTreeMap::new()),
+        Err(e) => return Err(e),
+    };
+    match answer.error_code {
+        ErrorCode::ClusterAuthorizationFailed => return Ok(BTreeMap::new()),
+        code => AdminError::check(code, answer.error_message)?,
+    }
+    let moves = |list: Vec<Reassignment>| list.into_iter().map(|r| (r.partition_index, r));
+    Ok(answer.topics.into_iter().map(|t| (t.name, moves(t.partitions).collect())).collect())
+}
+
+/// How many replicas a partition has when its reassignment, if there is one, counts not at all.
+fn replication_factor(p: &Partition, moves: &Moves) -> usize {
+    let of_move = moves.get(&p.partition_index).filter(|m| {
+        // It may have ended between the two questions.
+        let changing = m.adding_replicas.iter().chain(&m.removing_replicas);
+        changing.into_iter().any(|id| p.replica_nodes.contains(id))
+    });
+    of_move
+        .map_or(p.replica_nodes.len(), |m| m.replicas.len().saturating_sub(m.adding_replicas.len()))
+}
+
+fn topic_lines(topic: &Topic, seen: &Seen<'_>, report: &Report, out: &mut String) {
+    let Seen { entries, moves, .. } = seen;
     let name = topic.name.as_deref().unwrap_or_default();
     let set: Vec<String> = entries
         .iter()
@@ -135,7 +182,7 @@ fn topic_lines(
         .map(|e| format!("{}={}", e.name, e.value.as_deref().unwrap_or("null")))
         .collect();
     if !report.is_of_partitions() && !(report.topics_with_overrides && set.is_empty()) {
-        let factor = topic.partitions.first().map_or(0, |p| p.replica_nodes.len());
+        let factor = topic.partitions.first().map_or(0, |p| replication_factor(p, moves));
         out.push_str(&format!(
             "Topic: {name}\tTopicId: {}\tPartitionCount: {}\tReplicationFactor: {factor}\t\
              Configs: {}\n",
@@ -149,27 +196,31 @@ fn topic_lines(
     }
     let min_isr = entries.iter().find(|e| e.name == "min.insync.replicas");
     let min_isr = min_isr.and_then(|e| e.value.as_deref()?.parse().ok()).unwrap_or(1);
-    for p in topic.partitions.iter().filter(|p| shown(p, report, min_isr, live)) {
-        out.push_str(&partition_line(name, p));
+    for p in topic.partitions.iter().filter(|p| shown(p, seen, report, min_isr)) {
+        out.push_str(&partition_line(name, p, moves.get(&p.partition_index)));
     }
 }
 
-fn shown(p: &Partition, report: &Report, min_isr: usize, live: &BTreeSet<i32>) -> bool {
+fn shown(p: &Partition, seen: &Seen<'_>, report: &Report, min_isr: usize) -> bool {
     let (isr, led) = (p.isr_nodes.len(), p.leader_id >= 0);
     !report.is_of_partitions()
-        || (report.under_replicated_partitions && isr < p.replica_nodes.len())
-        || (report.unavailable_partitions && !(led && live.contains(&p.leader_id)))
+        || (report.under_replicated_partitions && isr < replication_factor(p, seen.moves))
+        || (report.unavailable_partitions && !(led && seen.live.contains(&p.leader_id)))
         || (report.under_min_isr_partitions && (!led || isr < min_isr))
         || (report.at_min_isr_partitions && isr == min_isr)
 }
 
-fn partition_line(topic: &str, p: &Partition) -> String {
+fn partition_line(topic: &str, p: &Partition, moving: Option<&Reassignment>) -> String {
     let list = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
     let optional = |ids: &Option<Vec<i32>>| ids.as_deref().map_or("N/A".to_owned(), list);
     let leader = if p.leader_id < 0 { "none".to_owned() } else { p.leader_id.to_string() };
+    let moving = moving.map_or(String::new(), |m| {
+        let (adding, removing) = (list(&m.adding_replicas), list(&m.removing_replicas));
+        format!("\tAdding Replicas: {adding}\tRemoving Replicas: {removing}")
+    });
     format!(
-        "\tTopic: {topic}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: {}\tElr: {}\t\
-         LastKnownElr: {}\n",
+        "\tTopic: {topic}\tPartition: {}\tLeader: {leader}\tReplicas: {}\tIsr: {}{moving}\tElr: \
+         {}\tLastKnownElr: {}\n",
         p.partition_index,
         list(&p.replica_nodes),
         list(&p.isr_nodes),
@@ -200,6 +251,10 @@ mod tests {
     }
 
     fn lines(report: &Report) -> String {
+        lines_while(&Moves::new(), report)
+    }
+
+    fn lines_while(moves: &Moves, report: &Report) -> String {
         let entry = |name: &str, value: &str, config_source| DescribeConfigsResourceResult {
             name: name.to_owned(),
             value: Some(value.to_owned()),
@@ -212,7 +267,8 @@ mod tests {
             entry("segment.bytes", "1048576", 4),
         ];
         let mut out = String::new();
-        topic_lines(&topic(), &entries, report, &BTreeSet::from([1, 2]), &mut out);
+        let live = BTreeSet::from([1, 2]);
+        topic_lines(&topic(), &Seen { entries: &entries, moves, live: &live }, report, &mut out);
         out
     }
 
@@ -241,5 +297,21 @@ min.insync.replicas=2,segment.bytes=1048576
         assert_eq!(of(Report { at_min_isr_partitions: true, ..none() }), ['0']);
         let overrides = lines(&Report { topics_with_overrides: true, ..none() });
         assert_eq!(overrides.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_reassignment_shows_and_does_not_count_as_under_replicated() {
+        let to_two = Reassignment {
+            partition_index: 1,
+            replicas: vec![2, 1],
+            adding_replicas: vec![1],
+            removing_replicas: Vec::new(),
+        };
+        let moves = Moves::from([(1, to_two)]);
+        let text = lines_while(&moves, &Report::default());
+        let line = "Isr: 2\tAdding Replicas: 1\tRemoving Replicas: \tElr: ";
+        assert!(text.lines().nth(2).unwrap().contains(line), "{text}");
+        let under = Report { under_replicated_partitions: true, ..Report::default() };
+        assert_eq!(lines_while(&moves, &under), "");
     }
 }
