@@ -35,11 +35,12 @@ use vltava::{
 };
 
 use crate::{
+    follow::{Following, Proposals},
     net::{Key, Message, Place},
     plan::{MS, SECOND},
     quorum::SEATS,
     records,
-    schema::HEARTBEAT_MS,
+    schema::{HEARTBEAT_MS, LAG_MS},
     world::{EPOCH_MS, Event, World},
 };
 
@@ -63,6 +64,14 @@ pub enum BrokerEvent {
     Metadata { offset: i64 },
     /// The disk has synced what one log asked for.
     Flush,
+    /// It is time to ask a leader for records.
+    Follow { leader: usize },
+    /// A leader has not told where its log begins and ends.
+    Unbounded { key: Key, leader_epoch: i32 },
+    /// It is time to look at followers that lag.
+    Isr,
+    /// It is time to send what is to be proposed.
+    Propose,
 }
 
 /// A clock that the world sets.
@@ -82,10 +91,16 @@ impl Clock for BrokerClock {
 }
 
 /// What an answer of the controller is to.
-#[derive(Debug, Clone, PartialEq)]
-enum Asked {
+#[derive(Debug)]
+pub enum Asked {
     Registration,
     Heartbeat,
+    /// The command is put to one controller after the other until the deadline.
+    Isr {
+        asked: Proposals,
+        command: Command,
+        deadline: u64,
+    },
 }
 
 /// A batch that waits for other replicas or the disk.
@@ -127,6 +142,7 @@ pub struct Life {
     seat: usize,
     asked: BTreeMap<u64, Asked>,
     parked: Vec<Parked>,
+    pub following: Following,
     pub seen: BTreeMap<Key, Seen>,
 }
 
@@ -250,6 +266,8 @@ impl World {
         let life = self.brokers[b].lives;
         let soon = self.between(MS, 20 * MS);
         self.at(soon, Event::Broker { broker: b, life, event: BrokerEvent::Heartbeat });
+        let look = self.between(0, LAG_MS / 2 * MS);
+        self.at(look, Event::Broker { broker: b, life, event: BrokerEvent::Isr });
         let upkeep = BrokerEvent::Upkeep { round: 0 };
         self.at(UPKEEP_US, Event::Broker { broker: b, life, event: upkeep });
         self.announce(b, end);
@@ -276,7 +294,7 @@ impl World {
         let table = Arc::new(ReplicaTable::new(broker.id, vec![dir], 16, clock, entropy));
         let mut settings = |_: &str| Arc::clone(&settings);
         loading::load_all(&table, &[state], image, 0, &mut settings);
-        table.publish(&Delta::between(&Image::default(), image), &mut settings);
+        table.publish(&Delta::between(&Image::default(), image), image, &mut settings);
         let _ = now;
         broker.lives += 1;
         broker.life = Some(Life {
@@ -293,6 +311,7 @@ impl World {
             seat: 0,
             asked: BTreeMap::new(),
             parked: Vec::new(),
+            following: Following::default(),
             seen: BTreeMap::new(),
         });
         Ok(())
@@ -340,6 +359,12 @@ impl World {
                 }
                 self.note(format_args!("broker {b} flushed"));
             }
+            BrokerEvent::Follow { leader } => self.follow(b, leader),
+            BrokerEvent::Unbounded { key, leader_epoch } => {
+                self.bounded(b, key, leader_epoch, Err(ErrorCode::NetworkException));
+            }
+            BrokerEvent::Isr => self.look_after_isr(b),
+            BrokerEvent::Propose => {}
         }
         self.after_broker(b);
     }
@@ -356,6 +381,16 @@ impl World {
             }
             Message::Read { req, key, from: offset } => self.serve_read(b, from, req, key, offset),
             Message::Answer { req, reply } => self.answered(b, req, reply),
+            Message::Follow { req, epoch, wanted } => {
+                self.serve_follower(b, from, req, epoch, wanted);
+            }
+            Message::Followed { req, given } => self.followed(b, from, req, given),
+            Message::Bounds { req, key, leader_epoch } => {
+                self.serve_bounds(b, from, req, key, leader_epoch);
+            }
+            Message::Bounded { key, leader_epoch, result, .. } => {
+                self.bounded(b, key, leader_epoch, result);
+            }
             Message::Ask { .. } | Message::Produced { .. } | Message::ReadBack { .. } => {}
         }
         self.after_broker(b);
@@ -367,7 +402,7 @@ impl World {
 
     // ---- the controller
 
-    fn ask(&mut self, b: usize, asked: Asked, command: Command) {
+    pub fn ask(&mut self, b: usize, asked: Asked, command: Command) {
         let req = self.request();
         let Some(life) = self.life(b) else { return };
         life.asked.insert(req, asked);
@@ -417,6 +452,13 @@ impl World {
         self.at(us, Event::Broker { broker: b, life, event: BrokerEvent::Heartbeat });
     }
 
+    /// Another controller is asked, after a pause.
+    fn moved(&mut self, b: usize, req: u64) {
+        let Some(life) = self.life(b).map(|l| l.number) else { return };
+        let event = BrokerEvent::Unanswered { req };
+        self.at(20 * MS, Event::Broker { broker: b, life, event });
+    }
+
     /// No answer came: another controller is asked.
     fn unanswered(&mut self, b: usize, req: u64) {
         let Some(life) = self.life(b) else { return };
@@ -424,6 +466,13 @@ impl World {
         life.seat = (life.seat + 1) % SEATS;
         match asked {
             Asked::Registration | Asked::Heartbeat => self.heartbeat_in(b, 20 * MS),
+            Asked::Isr { asked, command, deadline } if self.now < deadline => {
+                let again = command.clone();
+                self.ask(b, Asked::Isr { asked, command, deadline }, again);
+            }
+            Asked::Isr { asked, .. } => {
+                self.isr_answered(b, asked, Err(ErrorCode::RequestTimedOut));
+            }
         }
     }
 
@@ -431,16 +480,16 @@ impl World {
         let Some(life) = self.life(b) else { return };
         let Some(asked) = life.asked.remove(&req) else { return };
         if Self::error_of(&reply) == i32::from(ErrorCode::NotController.code()) {
-            life.asked.insert(req, asked);
             let hint = match &reply {
                 Reply::Submit(r) => r.leader,
                 Reply::Heartbeat(r) => r.leader,
                 Reply::Nothing => None,
             };
-            self.unanswered(b, req);
-            if let (Some(hint), Some(life)) = (hint, self.life(b)) {
-                life.seat = usize::try_from(hint - 1000).unwrap();
-            }
+            // One step back, as going on without an answer takes one forward.
+            let hint = hint.map(|h| usize::try_from(h - 1000).unwrap() + SEATS - 1);
+            life.seat = hint.unwrap_or(life.seat) % SEATS;
+            life.asked.insert(req, asked);
+            self.moved(b, req);
             return;
         }
         match (asked, reply) {
@@ -453,6 +502,7 @@ impl World {
                 self.heartbeat_in(b, 10 * MS);
             }
             (Asked::Heartbeat, Reply::Heartbeat(r)) => self.take_heartbeat(b, &r),
+            (Asked::Isr { asked, .. }, reply) => self.isr_replied(b, asked, reply),
             _ => {}
         }
     }
@@ -481,8 +531,7 @@ impl World {
         let marker = Path::new(DATA).join(".kafka_cleanshutdown");
         let how = match self.brokers[b].fs.stat(&marker) {
             Ok(Some(_)) => End::Clean,
-            _ if self.plan.durable => End::PowerCut,
-            _ => End::Killed,
+            _ => self.end_of_disk(),
         };
         self.end_broker(b, how, down);
     }
@@ -505,7 +554,7 @@ impl World {
         let Some(life) = &mut self.brokers[b].life else { return };
         let Some(update) = self.quorum.follow(&mut life.loader, offset) else { return };
         let table = Arc::clone(&life.table);
-        table.publish(&update.delta, &mut |_| Arc::clone(&settings));
+        table.publish(&update.delta, &update.image, &mut |_| Arc::clone(&settings));
         self.brokers[b].published = offset;
         self.note(format_args!("broker {b} has metadata up to {offset}"));
     }
@@ -611,6 +660,8 @@ impl World {
     /// What follows from anything that happened to a broker: answers that can leave now, syncs that
     /// were asked for, a directory that failed, and what is to be checked.
     fn after_broker(&mut self, b: usize) {
+        self.propose_isr(b);
+        self.look_for_leaders(b);
         self.observe(b);
         self.release_parked(b);
         let Some(life) = &mut self.brokers[b].life else { return };
@@ -629,7 +680,7 @@ impl World {
         if offline {
             // Its only directory is gone: the process ends. A disk that failed to write is not
             // trusted before the machine was started anew.
-            let how = if self.plan.durable { End::PowerCut } else { End::Killed };
+            let how = self.end_of_disk();
             let down = self.between(SECOND, 2 * SECOND);
             self.end_broker(b, how, down);
         }

@@ -56,6 +56,8 @@ pub struct Producer {
     connection: u64,
     /// When what is under way is to be sent again.
     resend_at: Option<u64>,
+    /// How often in a row its oldest batch was out of order.
+    out_of_order: usize,
     fresh: usize,
     pause_us: u64,
 }
@@ -93,6 +95,7 @@ impl World {
                     leader: None,
                     connection: 0,
                     resend_at: None,
+                    out_of_order: 0,
                     fresh: FRESH,
                     pause_us: self.between(20 * MS, 120 * MS),
                 };
@@ -227,17 +230,23 @@ impl World {
         let Some(n) = p.window.iter().position(|b| b.reqs.contains(&req)) else { return };
         match result {
             Ok(_) => {
+                p.out_of_order = 0;
                 p.window.remove(n);
             }
             Err(_) if p.window[n].reqs.last() != Some(&req) => {}
-            Err(ErrorCode::OutOfOrderSequenceNumber) if n == 0 && !p.all => {
-                // What it was told is gone with a leader: acks=1 promises no more.
+            Err(ErrorCode::OutOfOrderSequenceNumber) if n == 0 && p.out_of_order > 8 => {
+                // With acks=1 what it was told may be gone with a leader. And of the batches before
+                // a snapshot a broker that starts anew remembers only the last, as Kafka's does:
+                // the others are known to be written, but not where.
                 self.give_up(p);
             }
             Err(code) => {
                 if code == ErrorCode::InvalidProducerEpoch {
                     let text = format!("producer {} is fenced in its own epoch", p.id);
                     self.violate("sequences", text);
+                }
+                if code == ErrorCode::OutOfOrderSequenceNumber && n == 0 {
+                    p.out_of_order += 1;
                 }
                 if code != ErrorCode::NotEnoughReplicas {
                     p.leader = None;
@@ -251,7 +260,7 @@ impl World {
     /// Begins anew under the next epoch. What is under way may or may not be written.
     fn give_up(&mut self, p: &mut Producer) {
         p.window.clear();
-        (p.resend_at, p.leader) = (None, None);
+        (p.resend_at, p.leader, p.out_of_order) = (None, None, 0);
         p.epoch += 1;
         p.next_sequence = 0;
         self.note(format_args!("producer {} goes on in epoch {}", p.id, p.epoch));

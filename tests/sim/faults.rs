@@ -137,11 +137,22 @@ impl World {
         if !self.may_stop(b) {
             return;
         }
-        let op = [Op::Write, Op::Sync, Op::Sync, Op::Rename][self.rng.below(4)];
+        let mut op = [Op::Write, Op::Sync, Op::Sync, Op::Rename][self.rng.below(4)];
+        // What failed to sync is lost for good with the next power cut, which is in the bargain only
+        // where power cuts are.
+        if self.end_of_disk() == End::Killed && op == Op::Sync {
+            op = Op::Write;
+        }
         let part = [".log", "checkpoint", "t-"][self.rng.below(3)];
         let broker = &mut self.brokers[b];
         broker.fs.fail_next(op, part, io::ErrorKind::Other);
         (broker.frail, broker.disk_armed) = (true, true);
+    }
+
+    /// How a broker ends whose disk failed: where power cuts are in the bargain, by one.
+    pub fn end_of_disk(&self) -> End {
+        let cuts = self.plan.durable || self.plan.faults.contains(&Fault::PowerCut);
+        if cuts { End::PowerCut } else { End::Killed }
     }
 
     fn jump(&mut self, b: usize) {

@@ -10,6 +10,7 @@
 mod broker;
 mod clients;
 mod faults;
+mod follow;
 mod invariants;
 mod net;
 mod oracle;

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use vltava::{
-    base::{ErrorCode, Offset, PartitionId, Uuid},
+    base::{ErrorCode, LeaderEpoch, Offset, PartitionId, Uuid},
     controller::{Command, Reply},
+    replica::follower::FetchPosition,
 };
 
 use crate::{
+    follow::Given,
     plan::MS,
     world::{Event, World},
 };
@@ -28,19 +30,61 @@ pub enum Place {
 /// What is said.
 #[derive(Debug, Clone)]
 pub enum Message {
-    Produce { req: u64, connection: u64, key: Key, records: Bytes, all: bool },
-    Produced { req: u64, result: Result<Offset, ErrorCode> },
-    Read { req: u64, key: Key, from: Offset },
-    ReadBack { req: u64, result: Result<Bytes, ErrorCode> },
-    Ask { req: u64, command: Command },
-    Answer { req: u64, reply: Reply },
+    Produce {
+        req: u64,
+        connection: u64,
+        key: Key,
+        records: Bytes,
+        all: bool,
+    },
+    Produced {
+        req: u64,
+        result: Result<Offset, ErrorCode>,
+    },
+    Read {
+        req: u64,
+        key: Key,
+        from: Offset,
+    },
+    ReadBack {
+        req: u64,
+        result: Result<Bytes, ErrorCode>,
+    },
+    Follow {
+        req: u64,
+        epoch: i64,
+        wanted: Vec<(Key, FetchPosition)>,
+    },
+    Followed {
+        req: u64,
+        given: Vec<Given>,
+    },
+    Bounds {
+        req: u64,
+        key: Key,
+        leader_epoch: LeaderEpoch,
+    },
+    Bounded {
+        req: u64,
+        key: Key,
+        leader_epoch: LeaderEpoch,
+        result: Result<(Offset, Offset), ErrorCode>,
+    },
+    Ask {
+        req: u64,
+        command: Command,
+    },
+    Answer {
+        req: u64,
+        reply: Reply,
+    },
 }
 
 impl Message {
     /// Whether a retry of the sender's network may bring it twice. Calls to a controller are never
     /// repeated by what carries them.
     fn may_repeat(&self) -> bool {
-        matches!(self, Self::Produce { .. } | Self::Read { .. })
+        matches!(self, Self::Produce { .. } | Self::Read { .. } | Self::Follow { .. })
     }
 
     fn name(&self) -> String {
@@ -52,6 +96,22 @@ impl Message {
             Self::Read { req, from, .. } => format!("Read {req} from {from}"),
             Self::ReadBack { req, result } => {
                 format!("ReadBack {req} {:?}", result.as_ref().map(Bytes::len))
+            }
+            Self::Follow { req, epoch, wanted } => {
+                let at = wanted.iter().map(|(k, p)| (k.1, p.offset, p.last_fetched_epoch));
+                format!("Follow {req} epoch {epoch} {:?}", at.collect::<Vec<_>>())
+            }
+            Self::Followed { req, given } => {
+                let got = given
+                    .iter()
+                    .map(|g| (g.key.1, g.error, g.high_watermark, g.diverging, g.records.len()));
+                format!("Followed {req} {:?}", got.collect::<Vec<_>>())
+            }
+            Self::Bounds { req, key, leader_epoch } => {
+                format!("Bounds {req} {} epoch {leader_epoch}", key.1)
+            }
+            Self::Bounded { req, key, result, .. } => {
+                format!("Bounded {req} {} {result:?}", key.1)
             }
             Self::Ask { req, command } => format!("Ask {req} {}", name_of(command)),
             Self::Answer { req, .. } => format!("Answer {req}"),

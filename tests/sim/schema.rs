@@ -15,6 +15,8 @@ use crate::plan::Plan;
 
 pub const SESSION_MS: i64 = 2_000;
 pub const HEARTBEAT_MS: u64 = 400;
+/// `replica.lag.time.max.ms`.
+pub const LAG_MS: u64 = 1_500;
 
 /// A configuration table that takes everything.
 #[derive(Debug)]
@@ -51,7 +53,12 @@ pub fn partition_settings(plan: &Plan) -> Arc<PartitionSettings> {
         ..LogConfig::default()
     };
     let rules = Rules { timestamp_after_max_ms: i64::MAX, ..Rules::default() };
-    Arc::new(PartitionSettings { rules, log: Arc::new(log), min_insync_replicas: plan.min_isr })
+    Arc::new(PartitionSettings {
+        rules,
+        log: Arc::new(log),
+        min_insync_replicas: plan.min_isr,
+        lag_max: std::time::Duration::from_millis(LAG_MS),
+    })
 }
 
 /// What a controller of the cluster is made with.

@@ -14,10 +14,7 @@ const ID: &str = "sessions";
 const DRIFT: u64 = 6;
 
 impl World {
-    fn silent_for(&self, broker: usize) -> u64 {
-        // A heartbeat may come while what the silence before it led to is being committed.
-        let [last, before] = self.brokers[broker].heard_of;
-        let heard_of = if last + 15 * MS < self.now { last } else { before };
+    fn silent_since(&self, heard_of: u64) -> u64 {
         self.now.saturating_sub(heard_of.max(self.quorum.active_since))
     }
 
@@ -31,7 +28,10 @@ impl World {
             }
             let b = self.index_of(id);
             let stopping = self.brokers[b].life.as_ref().is_some_and(|l| l.stopping);
-            let silent = self.silent_for(b);
+            // A heartbeat may come while what the silence before it led to is being committed.
+            let [last, before] = self.brokers[b].heard_of;
+            let counts = if last + 15 * MS < self.now { last } else { before };
+            let silent = self.silent_since(counts);
             // What was proposed before a failover may be committed after it.
             let proposed_late = self.now.saturating_sub(self.quorum.active_since) < 20 * MS;
             if !stopping && !proposed_late && silent < session * (100 - DRIFT) / 100 {
@@ -45,7 +45,7 @@ impl World {
         let image = self.quorum.image().clone();
         for broker in image.brokers().iter().filter(|b| !b.fenced) {
             let b = self.index_of(broker.id);
-            let silent = self.silent_for(b);
+            let silent = self.silent_since(self.brokers[b].heard_of[0]);
             if silent > limit {
                 self.violate(ID, format!("broker {b} is silent for {silent} us and not fenced"));
             }
