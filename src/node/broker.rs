@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
 
 use crate::{
     base::Uuid,
@@ -21,6 +24,9 @@ use crate::{
     os::limits,
     quorum::{MetadataSource, Quorum, Subscription},
     replica::{
+        fetch_driver::{FetchTerms, Fetchers},
+        fetch_frames::FetchSize,
+        isr_driver::IsrDriver,
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
@@ -35,6 +41,8 @@ pub(crate) struct RunningBroker {
     pub(crate) broker: Arc<Broker>,
     pub(crate) listeners: Vec<ListenerHandle>,
     pub(crate) stop: watch::Sender<bool>,
+    /// Ends by itself on `stop`: then nothing is appended by replication any more.
+    pub(crate) following: JoinHandle<()>,
     pub(crate) tasks: JoinSet<()>,
 }
 
@@ -70,7 +78,7 @@ pub(crate) async fn start(
         groups: groups.clone(),
     };
     let image = Arc::clone(&subscription.image);
-    publisher.publish(&Delta::between(&Image::default(), &image), &image);
+    let following = publisher.publish(&Delta::between(&Image::default(), &image), &image);
     let published = Arc::new(watch::Sender::new(image.position.offset));
     let client = ControllerClient::new(source, super::boot::timeouts(config));
     let settings = registration(config, world, dirs, &bound);
@@ -80,7 +88,7 @@ pub(crate) async fn start(
         cluster_id: dirs.cluster_id.as_str().into(),
         settings: Arc::clone(config),
         replicas: Arc::clone(&replicas),
-        image: ArcSwap::new(image),
+        image: ArcSwap::new(Arc::clone(&image)),
         published,
         controller: client,
         lifecycle,
@@ -92,12 +100,23 @@ pub(crate) async fn start(
     });
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
-    tasks.spawn(follow(subscription, publisher, Arc::clone(&broker)));
+    let epoch = broker.lifecycle.watch_epoch();
+    let mut fetchers = Fetchers::new(Arc::clone(&replicas), fetch_terms(config), epoch);
+    fetchers.update(following, image.brokers());
+    let follower = Follower { publisher, fetchers, broker: Arc::clone(&broker) };
+    let following = tokio::spawn(follower.run(subscription, stopping.clone()));
+    let isr = IsrDriver {
+        table: Arc::clone(&replicas),
+        client: broker.controller.clone(),
+        epoch: broker.lifecycle.watch_epoch(),
+        lag_max: Duration::from_millis(config.replica.lag_time_max_ms.try_into().unwrap_or(0)),
+    };
+    isr.start(&mut tasks, stopping.clone());
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);
     tasks.spawn(selftest::dial_back(Arc::clone(&broker)));
-    Ok(RunningBroker { broker, listeners, stop, tasks })
+    Ok(RunningBroker { broker, listeners, stop, following, tasks })
 }
 
 /// The first image that is worth serving from: one in which the cluster has its features.
@@ -201,13 +220,52 @@ fn intervals(config: &ServerConfig) -> Intervals {
     }
 }
 
-/// Publishes every update in order; the image last.
-async fn follow(mut subscription: Subscription, publisher: Publisher, broker: Arc<Broker>) {
-    while let Some(update) = subscription.updates.recv().await {
-        publisher.publish(&update.delta, &update.image);
-        let offset = update.image.position.offset;
-        broker.image.store(update.image);
-        broker.published.send_replace(offset);
+/// Follows the metadata.
+struct Follower {
+    publisher: Publisher,
+    fetchers: Fetchers,
+    broker: Arc<Broker>,
+}
+
+impl Follower {
+    /// Publishes every update in order, the image last, until `stop`.
+    async fn run(mut self, mut subscription: Subscription, mut stop: watch::Receiver<bool>) {
+        loop {
+            let update = tokio::select! {
+                update = subscription.updates.recv() => update,
+                _ = stop.wait_for(|s| *s) => None,
+            };
+            let Some(update) = update else { break };
+            let following = self.publisher.publish(&update.delta, &update.image);
+            self.fetchers.update(following, update.image.brokers());
+            let offset = update.image.position.offset;
+            self.broker.image.store(update.image);
+            self.broker.published.send_replace(offset);
+        }
+        self.fetchers.stop().await;
+    }
+}
+
+fn fetch_terms(config: &ServerConfig) -> FetchTerms {
+    let r = &config.replica;
+    let ms = |n: i32| Duration::from_millis(u64::try_from(n).unwrap_or(0));
+    FetchTerms {
+        fetchers: r.fetchers,
+        listener: config.inter_broker_listener.clone(),
+        size: FetchSize {
+            partition_bytes_max: r.fetch_max_bytes,
+            response_bytes_max: r.fetch_response_max_bytes,
+            bytes_min: r.fetch_min_bytes,
+            wait_ms_max: r.fetch_wait_max_ms,
+        },
+        backoff: ms(r.fetch_backoff_ms),
+        socket_timeout: ms(r.socket_timeout_ms),
+        // Kafka's default of 64 KiB would slow fetches from afar: unless a size was asked for, the
+        // system tunes it.
+        receive_buffer_bytes: config
+            .layers
+            .given("replica.socket.receive.buffer.bytes")
+            .and_then(|_| u32::try_from(r.socket_receive_buffer_bytes).ok()),
     }
 }
 

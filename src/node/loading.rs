@@ -113,7 +113,7 @@ fn open(table: &ReplicaTable, dir: usize, state: &DirState, job: Job) {
         Ok(log) => {
             let start = log.log_start_offset();
             let mark = state.high_watermarks.get(&job.tp).copied().unwrap_or(start);
-            let partition = Partition::new(table.node_id, log, job.settings, mark);
+            let partition = Partition::new(Arc::clone(&table.brokers), log, job.settings, mark);
             table.add(&job.tp, job.topic_id, dir, partition);
         }
         Err(LogError::InconsistentTopicId { .. }) => {

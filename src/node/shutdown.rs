@@ -34,7 +34,7 @@ pub(crate) async fn stop(node: RunningNode, _world: &World) {
 }
 
 async fn stop_broker(running: RunningBroker) {
-    let RunningBroker { broker, listeners, stop, mut tasks } = running;
+    let RunningBroker { broker, listeners, stop, following, mut tasks } = running;
     if broker.settings.cluster.controlled_shutdown {
         broker.lifecycle.begin_controlled_shutdown();
         let mut state = broker.lifecycle.state();
@@ -50,6 +50,9 @@ async fn stop_broker(running: RunningBroker) {
     stop.send_replace(true);
     let epoch = broker.lifecycle.epoch();
     broker.lifecycle.close().await;
+    if let Err(e) = following.await {
+        tracing::error!("following the metadata failed: {e}");
+    }
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     let replicas = Arc::clone(&broker.replicas);
