@@ -10,8 +10,8 @@ use kafka_protocol::{
 use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
-        cluster, configs, fetch, group_offsets, groups, metadata, offsets, produce, topics,
-        versions,
+        cluster, configs, fetch, group_offsets, groups, metadata, offsets, partitions, produce,
+        topics, versions,
     },
     frame::{self, ApiKey},
     sample::{Sample, Source, Visitor, every_request},
@@ -33,11 +33,14 @@ const OURS_ALONE: &[(&str, i16)] = &[
 
 /// Messages with a nullable field whose default is empty to Kafka and null to us.
 const NULL_BY_DEFAULT: &[&str] = &[
+    "AlterPartitionReassignmentsResponse",
     "DescribeLogDirsRequest",
     "DescribeQuorumResponse",
+    "ElectLeadersRequest",
     "FindCoordinatorResponse",
     "InitProducerIdRequest",
     "JoinGroupResponse",
+    "ListPartitionReassignmentsResponse",
     "MetadataRequest",
     "OffsetFetchRequest",
     "UpdateFeaturesResponse",
@@ -167,6 +170,9 @@ agree! {
     offsets DescribeProducersRequest DescribeProducersResponse;
     offsets ListOffsetsRequest ListOffsetsResponse;
     offsets OffsetForLeaderEpochRequest OffsetForLeaderEpochResponse;
+    partitions AlterPartitionReassignmentsRequest AlterPartitionReassignmentsResponse;
+    partitions ElectLeadersRequest ElectLeadersResponse;
+    partitions ListPartitionReassignmentsRequest ListPartitionReassignmentsResponse;
     produce ProduceRequest ProduceResponse;
     topics CreatePartitionsRequest CreatePartitionsResponse;
     topics CreateTopicsRequest CreateTopicsResponse;

@@ -75,6 +75,8 @@ section! {
         initial_registration_timeout_ms: i32 = int "initial.broker.registration.timeout.ms",
         controller_socket_timeout_ms: i32 = int "controller.socket.timeout.ms",
         controlled_shutdown: bool = flag "controlled.shutdown.enable",
+        controlled_shutdown_force: bool = flag "vltava.controlled.shutdown.force",
+        controlled_shutdown_wait_ms: i64 = long "vltava.controlled.shutdown.wait.ms",
         rack: Option<String> = maybe_text "broker.rack",
         auto_create_topics: bool = flag "auto.create.topics.enable",
         delete_topics: bool = flag "delete.topic.enable",

@@ -5,6 +5,7 @@
 //! Uses `base`, `config`, `metadata`, `quorum`, `pb`.
 
 mod alter_partition;
+mod backlog;
 mod brokers;
 mod client_driver;
 pub mod command;
@@ -12,13 +13,19 @@ mod configs;
 mod core;
 mod draft;
 mod driver;
+mod elect_leaders;
 mod elections;
 mod features;
+mod heartbeat_driver;
+mod heartbeats;
 mod index;
 mod lifecycle_driver;
+mod lines_driver;
 mod partitions;
 mod placement;
 mod producer_ids;
+mod pulse_driver;
+mod reassignments;
 mod schema;
 pub mod service_driver;
 mod sessions;

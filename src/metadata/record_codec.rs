@@ -125,6 +125,7 @@ fn to_pb(record: &Record) -> pb::Record {
                 fenced: c.fenced,
                 in_controlled_shutdown: c.in_controlled_shutdown,
                 log_dirs: uuid_list(c.log_dirs.as_ref()),
+                cordoned_log_dirs: uuid_list(c.cordoned_dirs.as_ref()),
             })
         }
         Record::UnregisterBroker { broker, epoch } => {
@@ -153,6 +154,9 @@ fn to_pb(record: &Record) -> pb::Record {
             key: key.clone(),
             value: value.clone(),
         }),
+        Record::ClearElr { topic } => {
+            Kind::ClearElr(pb::ClearElr { topic_id: topic.map(uuid_bytes) })
+        }
         Record::ProducerIds { broker, epoch, next } => Kind::ProducerIds(pb::ProducerIds {
             broker_id: broker.0,
             broker_epoch: *epoch,
@@ -173,6 +177,7 @@ fn broker_to_pb(r: &RegisterBroker) -> pb::RegisterBroker {
         log_dirs: uuids(&r.log_dirs),
         fenced: r.fenced,
         in_controlled_shutdown: r.in_controlled_shutdown,
+        cordoned_log_dirs: uuid_list(r.cordoned_dirs.as_ref()),
     }
 }
 
@@ -315,12 +320,14 @@ fn from_pb(record: pb::Record) -> Result<Record, RecordError> {
         Kind::BrokerRegistrationChange(r) => {
             let c = Check("BrokerRegistrationChange");
             let log_dirs = c.uuid_list("log_dirs", r.log_dirs.as_ref())?;
+            let cordoned = c.uuid_list("cordoned_log_dirs", r.cordoned_log_dirs.as_ref())?;
             Record::BrokerRegistrationChange(BrokerRegistrationChange {
                 id: c.node("broker_id", r.broker_id)?,
                 epoch: r.broker_epoch,
                 fenced: r.fenced,
                 in_controlled_shutdown: r.in_controlled_shutdown,
                 log_dirs: log_dirs.map(sorted),
+                cordoned_dirs: cordoned.map(sorted),
             })
         }
         Kind::UnregisterBroker(r) => {
@@ -352,6 +359,11 @@ fn from_pb(record: pb::Record) -> Result<Record, RecordError> {
             let resource = ConfigResource { kind, name: r.resource_name.into() };
             Record::Config { resource, key: r.key, value: r.value }
         }
+        Kind::ClearElr(r) => {
+            let c = Check("ClearElr");
+            let topic = r.topic_id.map(|id| c.uuid("topic_id", &id)).transpose()?;
+            Record::ClearElr { topic }
+        }
         Kind::ProducerIds(r) => Record::ProducerIds {
             broker: NodeId(r.broker_id),
             epoch: r.broker_epoch,
@@ -377,6 +389,7 @@ fn broker_from_pb(r: pb::RegisterBroker) -> Result<RegisterBroker, RecordError> 
         log_dirs: sorted(c.uuids("log_dirs", &r.log_dirs)?),
         fenced: r.fenced,
         in_controlled_shutdown: r.in_controlled_shutdown,
+        cordoned_dirs: c.uuid_list("cordoned_log_dirs", r.cordoned_log_dirs.as_ref())?.map(sorted),
     })
 }
 

@@ -121,11 +121,18 @@ pub fn run(config: ServerConfig, warnings: &[String]) -> Result<(), NodeError> {
         let mut signals = Signals::new()?;
         let config = Arc::new(config);
         say_durability(&config);
-        let node = start(&config, &world).await?;
+        let node = tokio::select! {
+            node = start(&config, &world) => node?,
+            // It may wait for a controller that never comes.
+            () = signals.again() => {
+                tracing::info!("stopped before it had started");
+                return Ok(());
+            }
+        };
         let took = world.clock.now().mono.since(crate::base::Mono(0));
         tracing::info!(node = %config.node_id, ms = took.as_millis(), "started");
         let ended = signals.wait(&node).await;
-        shutdown::stop(node, &world).await;
+        shutdown::stop(node, &mut signals).await;
         tracing::info!("stopped");
         ended
     })
@@ -295,7 +302,7 @@ fn core_settings(
 }
 
 /// What ends a node.
-struct Signals {
+pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hang_up: tokio::signal::unix::Signal,
@@ -308,6 +315,14 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits for another SIGTERM or SIGINT.
+    pub(crate) async fn again(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     /// Waits for SIGTERM or SIGINT, or for a failure that the node cannot go on with.

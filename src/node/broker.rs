@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
 };
 
@@ -15,11 +15,11 @@ use crate::{
     controller::{BrokerLifecycle, BrokerSettings, BrokerState, ControllerClient},
     coordinator::{driver::Coordinators, settings::Settings as GroupSettings},
     log::FlushDriver,
-    metadata::{Delta, Endpoint, Image, features},
+    metadata::{Delta, Endpoint, Image, ResourceType, features},
     net::ListenerHandle,
     node::{
-        NodeError, boot::World, identity::Directories, loading, offsets_log::ReplicaOffsetsLog,
-        publish::Publisher, selftest, sockets,
+        NodeError, boot::World, dirs, identity::Directories, loading,
+        offsets_log::ReplicaOffsetsLog, publish::Publisher, selftest, sockets,
     },
     os::limits,
     quorum::{MetadataSource, Quorum, Subscription},
@@ -44,15 +44,22 @@ pub(crate) struct RunningBroker {
     /// Ends by itself on `stop`: then nothing is appended by replication any more.
     pub(crate) following: JoinHandle<()>,
     pub(crate) tasks: JoinSet<()>,
+    /// Why the broker cannot go on.
+    pub(crate) fatal: watch::Receiver<Option<String>>,
 }
 
 impl RunningBroker {
-    /// Waits until the broker must end: it could not register in time.
+    /// Waits until the broker must end: it could not register in time, or lost its disks.
     pub(crate) async fn ended(&self) -> String {
         let mut state = self.broker.lifecycle.state();
-        let _ = state.wait_for(|s| *s == BrokerState::ShuttingDown).await;
-        "the broker could not register with the controller in time, or was told to end; see above"
-            .to_owned()
+        let mut fatal = self.fatal.clone();
+        let ended = state.wait_for(|s| *s == BrokerState::ShuttingDown);
+        tokio::select! {
+            _ = ended => "the broker could not register with the controller in time, or was told \
+                          to end; see above"
+                .to_owned(),
+            Ok(why) = fatal.wait_for(Option::is_some) => why.clone().unwrap_or_default(),
+        }
     }
 }
 
@@ -71,7 +78,9 @@ pub(crate) async fn start(
     let log = Arc::new(ReplicaOffsetsLog(Arc::clone(&replicas)));
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let groups = Coordinators::start(log, clock, entropy, group_settings(config));
+    let (misplaced, found) = mpsc::unbounded_channel();
     let publisher = Publisher {
+        misplaced,
         node_id: config.node_id,
         settings: Arc::clone(config),
         replicas: Arc::clone(&replicas),
@@ -79,6 +88,7 @@ pub(crate) async fn start(
     };
     let image = Arc::clone(&subscription.image);
     let following = publisher.publish(&Delta::between(&Image::default(), &image), &image);
+    replicas.settled();
     let published = Arc::new(watch::Sender::new(image.position.offset));
     let client = ControllerClient::new(source, super::boot::timeouts(config));
     let settings = registration(config, world, dirs, &bound);
@@ -103,6 +113,8 @@ pub(crate) async fn start(
     let epoch = broker.lifecycle.watch_epoch();
     let mut fetchers = Fetchers::new(Arc::clone(&replicas), fetch_terms(config), epoch);
     fetchers.update(following, image.brokers());
+    let (failing, fatal) = watch::channel(None);
+    cordon(&broker, &broker.image());
     let follower = Follower { publisher, fetchers, broker: Arc::clone(&broker) };
     let following = tokio::spawn(follower.run(subscription, stopping.clone()));
     let isr = IsrDriver {
@@ -112,11 +124,13 @@ pub(crate) async fn start(
         lag_max: Duration::from_millis(config.replica.lag_time_max_ms.try_into().unwrap_or(0)),
     };
     isr.start(&mut tasks, stopping.clone());
+    tasks.spawn(dirs::watch(Arc::clone(&broker), failing));
+    tasks.spawn(dirs::assign(Arc::clone(&broker), found));
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);
     tasks.spawn(selftest::dial_back(Arc::clone(&broker)));
-    Ok(RunningBroker { broker, listeners, stop, following, tasks })
+    Ok(RunningBroker { broker, listeners, stop, following, tasks, fatal })
 }
 
 /// The first image that is worth serving from: one in which the cluster has its features.
@@ -157,6 +171,9 @@ fn load(
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let slots = config.replica.fetch_session_slots;
     let table = ReplicaTable::new(config.node_id, parts, slots, clock, entropy);
+    if !dirs::all_opened(config, dirs) {
+        table.lacks_a_dir();
+    }
     let threads = config.logs.recovery_threads_per_dir;
     let mut settings = Publisher::settings_of(config, config.node_id, image);
     loading::load_all(&table, &states, image, threads, &mut settings);
@@ -239,8 +256,20 @@ impl Follower {
             let following = self.publisher.publish(&update.delta, &update.image);
             self.fetchers.update(following, update.image.brokers());
             let offset = update.image.position.offset;
+            let other_stops = update
+                .delta
+                .changed_brokers()
+                .filter_map(|(.., new)| new)
+                .any(|b| b.in_controlled_shutdown && !b.fenced && b.id != self.broker.node_id);
+            if update.delta.changed_configs().any(|c| c.kind == ResourceType::Broker) {
+                cordon(&self.broker, &update.image);
+            }
             self.broker.image.store(update.image);
             self.broker.published.send_replace(offset);
+            if other_stops {
+                // It waits until every broker has read that it leads nothing any longer.
+                self.broker.lifecycle.report();
+            }
         }
         self.fetchers.stop().await;
     }
@@ -267,6 +296,14 @@ fn fetch_terms(config: &ServerConfig) -> FetchTerms {
             .given("replica.socket.receive.buffer.bytes")
             .and_then(|_| u32::try_from(r.socket_receive_buffer_bytes).ok()),
     }
+}
+
+/// Has `cordoned.log.dirs` take effect.
+fn cordon(broker: &Broker, image: &Image) {
+    let dirs: Vec<_> = broker.replicas.dirs().iter().map(|d| (d.name.clone(), d.id)).collect();
+    let cordoned = dirs::cordoned(&broker.settings, broker.node_id, image, &dirs);
+    broker.replicas.set_cordoned(cordoned.clone());
+    broker.lifecycle.set_cordoned_dirs(cordoned);
 }
 
 /// Tells the controller that this broker can serve, and waits until it may.

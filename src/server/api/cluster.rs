@@ -70,7 +70,7 @@ pub(crate) fn describe_log_dirs(
             },
             total_bytes: bytes(space.map(|s| s.total)),
             usable_bytes: bytes(space.map(|s| s.usable)),
-            is_cordoned: false,
+            is_cordoned: broker.replicas.is_cordoned(dir.id),
         }
     });
     DescribeLogDirsResponse { results: results.collect(), ..Default::default() }

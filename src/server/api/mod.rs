@@ -7,6 +7,7 @@ pub(crate) mod fetch;
 pub(crate) mod groups;
 pub(crate) mod metadata;
 pub(crate) mod offsets;
+pub(crate) mod partitions;
 pub(crate) mod produce;
 pub(crate) mod topics;
 pub(crate) mod versions;
@@ -104,7 +105,16 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::DescribeLogDirs, run: at_once!(cluster::describe_log_dirs) },
     Row { key: ApiKey::CreatePartitions, run: in_time!(topics::create_partitions) },
     Row { key: ApiKey::DeleteGroups, run: in_time!(groups::delete_groups) },
+    Row { key: ApiKey::ElectLeaders, run: in_time!(partitions::elect_leaders) },
     Row { key: ApiKey::IncrementalAlterConfigs, run: in_time!(configs::incremental_alter_configs) },
+    Row {
+        key: ApiKey::AlterPartitionReassignments,
+        run: in_time!(partitions::alter_partition_reassignments),
+    },
+    Row {
+        key: ApiKey::ListPartitionReassignments,
+        run: in_time!(partitions::list_partition_reassignments),
+    },
     Row { key: ApiKey::OffsetDelete, run: in_time!(groups::offset_delete) },
     Row { key: ApiKey::DescribeQuorum, run: at_once!(cluster::describe_quorum) },
     Row { key: ApiKey::UpdateFeatures, run: in_time!(cluster::update_features) },
