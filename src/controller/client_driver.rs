@@ -8,13 +8,13 @@ use std::{
 };
 
 use tokio::{sync::watch, time::Instant};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status, service::interceptor::InterceptedService, transport::Channel};
 
 use super::{command::SubmitCommand, service_driver::MESSAGE_BYTES_MAX};
 use crate::{
     base::{ErrorCode, NodeId},
     pb::controller::{self as pb, controller_client},
-    quorum::{Leadership, MetadataSource, QuorumTimeouts, Voter, channel_to},
+    quorum::{Caller, Leadership, MetadataSource, QuorumTimeouts, Voter, channel_to},
 };
 
 /// Why a command has no answer.
@@ -41,7 +41,8 @@ pub struct ControllerClient {
 struct Shared {
     source: Arc<dyn MetadataSource>,
     timeouts: QuorumTimeouts,
-    channels: Mutex<BTreeMap<NodeId, Channel>>,
+    /// Where each controller was, and the way there.
+    channels: Mutex<BTreeMap<NodeId, (Voter, Channel)>>,
 }
 
 /// Which controller to ask next.
@@ -67,7 +68,7 @@ impl Search {
     }
 }
 
-pub(super) type Client = controller_client::ControllerClient<Channel>;
+pub(super) type Client = controller_client::ControllerClient<InterceptedService<Channel, Caller>>;
 pub(super) type Replies<T> = tonic::Streaming<T>;
 
 /// Waits until news comes that another node than `asked` leads.
@@ -181,15 +182,15 @@ impl ControllerClient {
     fn client(&self, voter: &Voter) -> Option<Client> {
         let mut channels = self.shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let channel = match channels.get(&voter.id) {
-            Some(channel) => channel.clone(),
-            None => {
+            Some((at, channel)) if at == voter => channel.clone(),
+            _ => {
                 let channel = channel_to(voter, &self.shared.timeouts)?;
-                channels.insert(voter.id, channel.clone());
+                channels.insert(voter.id, (voter.clone(), channel.clone()));
                 channel
             }
         };
         Some(
-            Client::new(channel)
+            Client::new(InterceptedService::new(channel, self.shared.source.caller()))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         )

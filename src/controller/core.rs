@@ -39,7 +39,8 @@ pub struct Settings {
     pub node: NodeId,
     /// The cluster's id.
     pub cluster_id: Arc<str>,
-    /// All controllers of the quorum.
+    /// All controllers of the quorum where they are configured; where they are not, those that
+    /// registered are known by the image.
     pub controllers: Vec<NodeId>,
     /// `broker.session.timeout.ms`.
     pub session_timeout_ms: i64,

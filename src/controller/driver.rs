@@ -20,7 +20,7 @@ use crate::{
     base::{ErrorCode, LeaderEpoch, Mono, NodeId, ports::Clock},
     metadata::{Image, Update},
     pb::controller as pb,
-    quorum::{Leadership, MetadataSource as _, ProposeError, Quorum, Subscription},
+    quorum::{Doorman, Leadership, MetadataSource as _, ProposeError, Quorum, Subscription},
 };
 
 /// Commands that may wait for the next round.
@@ -107,6 +107,11 @@ impl ControllerHandle {
     #[must_use]
     pub fn image(&self) -> Arc<Image> {
         self.quorum.image()
+    }
+
+    /// Who checks the callers of this node's controller listener.
+    pub(super) fn doorman(&self) -> &Doorman {
+        self.quorum.doorman()
     }
 }
 

@@ -258,23 +258,12 @@ impl Life {
         let mut log_dirs = s.log_dirs.clone();
         log_dirs.retain(|dir| !offline.contains(dir));
         log_dirs.sort_unstable();
-        let endpoint = |e: &Endpoint| pb::Endpoint {
-            name: e.name.to_string(),
-            host: e.host.to_string(),
-            port: u32::from(e.port),
-            security_protocol: i32::from(e.security_protocol),
-        };
-        let feature = |(name, range): &(String, VersionRange)| pb::FeatureRange {
-            name: name.clone(),
-            min: i32::from(range.min),
-            max: i32::from(range.max),
-        };
         SubmitCommand::RegisterBroker(pb::RegisterBroker {
             broker_id: s.node_id.0,
             cluster_id: s.cluster_id.clone(),
             incarnation_id: Bytes::copy_from_slice(&s.incarnation.0),
-            endpoints: s.endpoints.iter().map(endpoint).collect(),
-            features: s.features.iter().map(feature).collect(),
+            endpoints: s.endpoints.iter().map(endpoint_to_pb).collect(),
+            features: s.features.iter().map(feature_to_pb).collect(),
             rack: s.rack.clone(),
             log_dirs: uuid_bytes(&log_dirs),
             previous_broker_epoch: s.previous_broker_epoch,
@@ -331,6 +320,19 @@ impl Life {
         };
         Some(Err(format!("{} {}", named(error).name(), message.unwrap_or_default())))
     }
+}
+
+pub(super) fn endpoint_to_pb(e: &Endpoint) -> pb::Endpoint {
+    pb::Endpoint {
+        name: e.name.to_string(),
+        host: e.host.to_string(),
+        port: u32::from(e.port),
+        security_protocol: i32::from(e.security_protocol),
+    }
+}
+
+pub(super) fn feature_to_pb((name, range): &(String, VersionRange)) -> pb::FeatureRange {
+    pb::FeatureRange { name: name.clone(), min: i32::from(range.min), max: i32::from(range.max) }
 }
 
 /// The error of that number.

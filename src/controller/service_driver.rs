@@ -37,6 +37,7 @@ impl controller_server::Controller for ControllerService {
         &self,
         request: Request<pb::SubmitRequest>,
     ) -> Result<Response<pb::SubmitReply>, Status> {
+        self.controller.doorman().check_cluster(request.metadata())?;
         let command = request.into_inner().command;
         let command = command.ok_or_else(|| Status::unimplemented("the command is not known"))?;
         Ok(Response::new(self.controller.submit(command).await))
@@ -48,6 +49,7 @@ impl controller_server::Controller for ControllerService {
         &self,
         request: Request<Streaming<pb::HeartbeatRequest>>,
     ) -> Result<Response<Replies>, Status> {
+        self.controller.doorman().check_cluster(request.metadata())?;
         let line = Line {
             controller: self.controller.clone(),
             heartbeats: request.into_inner(),

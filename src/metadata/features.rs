@@ -122,7 +122,7 @@ pub const FEATURES: &[Feature] = &[
         name: KRAFT_VERSION,
         levels: &[Level { level: 1, bootstrap: 21, needs: &[] }],
         supported_max: 1,
-        served_max: 0,
+        served_max: 1,
     },
     Feature {
         name: TRANSACTION_VERSION,

@@ -10,13 +10,16 @@ use tokio::{
 
 use crate::{
     base::{
-        NodeId,
+        NodeId, Uuid,
         ports::{Clock, Entropy, Fs},
     },
     config::{ServerConfig, meta_properties::IdentityError},
-    controller::{ControllerDriver, Core, Settings as CoreSettings, TopicDefaults, service_driver},
+    controller::{
+        ControllerClient, ControllerDriver, ControllerRegistration, ControllerSettings, Core,
+        Settings as CoreSettings, TopicDefaults, service_driver,
+    },
     log::LogError,
-    metadata::Record,
+    metadata::{Endpoint, Record, features},
     net::NetError,
     node::{
         broker::{self, RunningBroker},
@@ -26,8 +29,8 @@ use crate::{
     },
     os::{OsClock, OsEntropy, OsFs, limits},
     quorum::{
-        ControllerListener, LogPolicy, MetadataSource, Observer, ObserverSettings, Quorum,
-        QuorumError, QuorumSettings, QuorumTimeouts, Voter, serve,
+        Address, ControllerListener, DynamicVoters, LogPolicy, MetadataSource, Observer,
+        ObserverSettings, Quorum, QuorumError, QuorumSettings, QuorumTimeouts, Voter, serve,
     },
     telemetry,
 };
@@ -87,6 +90,8 @@ pub(crate) struct RunningController {
     pub(crate) quorum: Arc<Quorum>,
     pub(crate) driver: ControllerDriver,
     pub(crate) listeners: Vec<ControllerListener>,
+    /// Held for as long as the controller runs.
+    pub(crate) registration: ControllerRegistration,
 }
 
 /// Everything that runs.
@@ -193,8 +198,12 @@ pub(crate) fn timeouts(config: &ServerConfig) -> QuorumTimeouts {
 /// `--standalone` or `--initial-controllers` wrote down.
 fn voters(config: &ServerConfig, fs: &dyn Fs) -> Result<Vec<Voter>, NodeError> {
     if !config.voters.is_empty() {
-        let voter =
-            |v: &crate::config::Voter| Voter { id: v.id, host: v.host.clone(), port: v.port };
+        let voter = |v: &crate::config::Voter| Voter {
+            id: v.id,
+            directory_id: Uuid::ZERO,
+            host: v.host.clone(),
+            port: v.port,
+        };
         return Ok(config.voters.iter().map(voter).collect());
     }
     identity::written_voters(fs, &config.metadata_log_dir)
@@ -210,8 +219,31 @@ fn observer_settings(
         node_id: config.node_id,
         directory_id: dirs.metadata.0,
         voters,
+        bootstrap: bootstrap_servers(config),
+        dir: Some(Arc::clone(&dirs.metadata.1)),
         timeouts: timeouts(config),
     }
+}
+
+fn bootstrap_servers(config: &ServerConfig) -> Vec<Address> {
+    let address = |(host, port): &(String, u16)| Address { host: host.clone(), port: *port };
+    config.bootstrap_servers.iter().map(address).collect()
+}
+
+/// How the voters change, unless they are configured. `port` is where the controller listener was
+/// bound.
+fn dynamic_voters(config: &ServerConfig, port: u16) -> Option<DynamicVoters> {
+    if !config.voters.is_empty() {
+        return None;
+    }
+    let listener = config.advertised_controller_listeners.first()?;
+    let host = if listener.host.is_empty() { limits::host_name() } else { listener.host.clone() };
+    let advertised = Address { host, port: if listener.port == 0 { port } else { listener.port } };
+    Some(DynamicVoters {
+        bootstrap: bootstrap_servers(config),
+        advertised,
+        auto_join: config.quorum.auto_join,
+    })
 }
 
 async fn start_controller(
@@ -220,8 +252,12 @@ async fn start_controller(
     dirs: &Directories,
     voters: Vec<Voter>,
 ) -> Result<RunningController, NodeError> {
-    let controllers = voters.iter().map(|v| v.id).collect();
-    let bootstrap = identity::bootstrap_records(&*world.fs, &config.metadata_log_dir)?;
+    let controllers = config.voters.iter().map(|v| v.id).collect();
+    let bootstrap = identity::bootstrap_records(
+        &*world.fs,
+        &config.metadata_log_dir,
+        config.voters.is_empty(),
+    )?;
     let mut bound = Vec::new();
     for listener in config.listeners.iter().filter(|l| l.for_controllers) {
         let at = &listener.endpoint;
@@ -233,11 +269,13 @@ async fn start_controller(
             source,
         })?);
     }
+    let port = bound.first().and_then(|s| s.local_addr().ok()).map_or(0, |a| a.port());
     let settings = QuorumSettings {
         cluster_id: dirs.cluster_id.clone(),
         node_id: config.node_id,
         directory_id: dirs.metadata.0,
         voters,
+        dynamic: dynamic_voters(config, port),
         listener_name: config.controller_listener_names.first().cloned().unwrap_or_default(),
         timeouts: timeouts(config),
         log: log_policy(config),
@@ -255,7 +293,25 @@ async fn start_controller(
         });
         listeners.push(serve(socket, routes, refuse)?);
     }
-    Ok(RunningController { quorum, driver, listeners })
+    let client = ControllerClient::new(Arc::clone(&quorum) as _, timeouts(config));
+    let registration = ControllerRegistration::start(registration(config, world, port), client);
+    Ok(RunningController { quorum, driver, listeners, registration })
+}
+
+/// What the controller registers with. `port` is where its first listener was bound.
+fn registration(config: &ServerConfig, world: &World, port: u16) -> ControllerSettings {
+    let endpoint = |e: &crate::config::Endpoint| Endpoint {
+        name: e.name.as_str().into(),
+        host: if e.host.is_empty() { limits::host_name().into() } else { e.host.as_str().into() },
+        port: if e.port == 0 { port } else { e.port },
+        security_protocol: e.protocol.code(),
+    };
+    ControllerSettings {
+        node_id: config.node_id,
+        incarnation: world.entropy.uuid(),
+        endpoints: config.advertised_controller_listeners.iter().map(endpoint).collect(),
+        features: features::supported().map(|(n, r)| (n.to_owned(), r)).collect(),
+    }
 }
 
 fn log_policy(config: &ServerConfig) -> LogPolicy {

@@ -36,6 +36,9 @@ use crate::{
 /// Threads that sync files, for each log directory.
 const SYNC_THREADS: usize = 2;
 
+/// The first image is looked at so often, beside each update.
+const FIRST_IMAGE_LOOK: Duration = Duration::from_millis(20);
+
 /// A broker that runs.
 pub(crate) struct RunningBroker {
     pub(crate) broker: Arc<Broker>,
@@ -141,9 +144,11 @@ async fn first_image(source: &Arc<dyn MetadataSource>) -> Subscription {
         if subscription.image.features().metadata_version().is_some() && caught_up {
             return subscription;
         }
-        match subscription.updates.recv().await {
-            Some(update) => subscription.image = update.image,
-            None => return subscription,
+        // What is committed may become known without an update.
+        match tokio::time::timeout(FIRST_IMAGE_LOOK, subscription.updates.recv()).await {
+            Ok(Some(update)) => subscription.image = update.image,
+            Ok(None) => return subscription,
+            Err(_) => {}
         }
     }
 }

@@ -28,6 +28,7 @@ pub(crate) async fn stop(node: RunningNode, signals: &mut Signals) {
         observer.shutdown().await;
     }
     if let Some(controller) = node.controller {
+        drop(controller.registration);
         controller.driver.shutdown().await;
         controller.quorum.shutdown().await;
         for listener in controller.listeners {
