@@ -65,7 +65,7 @@ pub enum BrokerEvent {
     /// The disk has synced what one log asked for.
     Flush,
     /// It is time to ask a leader for records.
-    Follow { leader: usize },
+    Follow { leader: usize, tick: u64 },
     /// A leader has not told where its log begins and ends.
     Unbounded { key: Key, leader_epoch: i32 },
     /// It is time to look at followers that lag.
@@ -359,7 +359,7 @@ impl World {
                 }
                 self.note(format_args!("broker {b} flushed"));
             }
-            BrokerEvent::Follow { leader } => self.follow(b, leader),
+            BrokerEvent::Follow { leader, tick } => self.follow(b, leader, tick),
             BrokerEvent::Unbounded { key, leader_epoch } => {
                 self.bounded(b, key, leader_epoch, Err(ErrorCode::NetworkException));
             }

@@ -57,8 +57,8 @@ pub type Proposals = Vec<(Arc<Slot>, IsrProposal)>;
 pub struct Fetching {
     /// The question on its way, and since when.
     waits: Option<(u64, u64)>,
-    /// Whether the next look is under way.
-    ticking: bool,
+    /// Which look is the next; `None` if there is none.
+    tick: Option<u64>,
 }
 
 /// What a broker does as a follower, and for its ISRs as a leader.
@@ -78,34 +78,41 @@ impl World {
         let Some(life) = &mut self.brokers[b].life else { return };
         let leaders: Vec<NodeId> =
             life.table.all().iter().filter_map(|slot| slot.lock().follows()).collect();
-        let number = life.number;
+        let mut idle = Vec::new();
         for leader in leaders {
             let leader = usize::try_from(leader.0).unwrap();
-            let fetching = life.following.leaders.entry(leader).or_default();
-            if !std::mem::replace(&mut fetching.ticking, true) {
-                let event = BrokerEvent::Follow { leader };
-                self.at_soon(b, number, event);
-                return self.look_for_leaders(b);
+            if life.following.leaders.entry(leader).or_default().tick.is_none() {
+                idle.push(leader);
             }
+        }
+        for leader in idle {
+            let soon = self.between(100, 2 * MS);
+            self.follow_in(b, leader, soon);
         }
     }
 
-    fn at_soon(&mut self, b: usize, life: u64, event: BrokerEvent) {
-        let soon = self.between(100, 2 * MS);
-        self.at(soon, Event::Broker { broker: b, life, event });
+    /// The next look at a leader is in so many microseconds; no other is.
+    fn follow_in(&mut self, b: usize, leader: usize, us: u64) {
+        let tick = self.request();
+        let Some(l) = &mut self.brokers[b].life else { return };
+        let life = l.number;
+        l.following.leaders.entry(leader).or_default().tick = Some(tick);
+        let event = BrokerEvent::Follow { leader, tick };
+        self.at(us, Event::Broker { broker: b, life, event });
     }
 
     /// Asks a leader for what is followed of it.
-    pub fn follow(&mut self, b: usize, leader: usize) {
+    pub fn follow(&mut self, b: usize, leader: usize, tick: u64) {
         let now_us = self.now;
         let req = self.request();
         let Some(life) = &mut self.brokers[b].life else { return };
-        let (number, epoch, now) = (life.number, life.epoch, life.table.clock.now());
+        let (epoch, now) = (life.epoch, life.table.clock.now());
         let fetching = life.following.leaders.entry(leader).or_default();
+        if fetching.tick != Some(tick) {
+            return;
+        }
         if fetching.waits.is_some_and(|(_, since)| since + PATIENCE_US > now_us) {
-            let later =
-                Event::Broker { broker: b, life: number, event: BrokerEvent::Follow { leader } };
-            self.at(20 * MS, later);
+            self.follow_in(b, leader, 20 * MS);
             return;
         }
         let mut wanted = Vec::new();
@@ -129,22 +136,17 @@ impl World {
             wanted.extend(position.map(|p| (key, p)));
         }
         let fetching = life.following.leaders.entry(leader).or_default();
-        fetching.waits = None;
-        fetching.ticking = any;
-        if wanted.is_empty() {
-            if any {
-                let later = BrokerEvent::Follow { leader };
-                self.at(5 * MS, Event::Broker { broker: b, life: number, event: later });
-            }
+        (fetching.waits, fetching.tick) = (None, None);
+        if !any {
             return;
         }
-        fetching.waits = Some((req, now_us));
-        let message = Message::Follow { req, epoch, wanted };
-        self.send(Place::Broker(b), Place::Broker(leader), message);
-        self.at(
-            20 * MS,
-            Event::Broker { broker: b, life: number, event: BrokerEvent::Follow { leader } },
-        );
+        let pause = if wanted.is_empty() { 5 * MS } else { 20 * MS };
+        if !wanted.is_empty() {
+            fetching.waits = Some((req, now_us));
+            let message = Message::Follow { req, epoch, wanted };
+            self.send(Place::Broker(b), Place::Broker(leader), message);
+        }
+        self.follow_in(b, leader, pause);
     }
 
     /// A follower asks.
@@ -215,7 +217,6 @@ impl World {
     pub fn followed(&mut self, b: usize, from: Place, req: u64, given: Vec<Given>) {
         let Place::Broker(leader) = from else { return };
         let Some(life) = &mut self.brokers[b].life else { return };
-        let number = life.number;
         let Some(fetching) = life.following.leaders.get_mut(&leader) else { return };
         if fetching.waits.is_none_or(|(waits, _)| waits != req) {
             return;
@@ -226,8 +227,7 @@ impl World {
             moved |= self.take_given(b, leader, g);
         }
         let pause = if moved { 100 } else { self.between(10 * MS, 60 * MS) };
-        let event = BrokerEvent::Follow { leader };
-        self.at(pause, Event::Broker { broker: b, life: number, event });
+        self.follow_in(b, leader, pause);
     }
 
     /// Takes one partition of an answer; whether the next question need not wait.
