@@ -330,9 +330,12 @@ impl Leader {
     }
 
     /// A follower may join once it has all that is committed and has come into this leader's
-    /// epoch: before, it may lack what earlier leaders committed.
+    /// epoch: before, it may lack what earlier leaders committed. One that lacks anything must be
+    /// heard of, or it would join only to be put out again.
     fn may_join(&self, remote: &Remote, standing: &Standing<'_>) -> bool {
-        remote.log_end >= standing.high_watermark
+        let recently = |at| standing.now.since(at) <= standing.lag_max;
+        (remote.log_end == standing.end || remote.fetched.is_some_and(recently))
+            && remote.log_end >= standing.high_watermark
             && remote.log_end >= self.epoch_start
             && !self.isr.contains(&remote.id)
             && Self::is_eligible(remote, standing.brokers)

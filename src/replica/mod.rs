@@ -13,6 +13,8 @@ pub mod follower;
 pub mod isr_driver;
 pub mod isr_queue;
 pub mod leader;
+#[cfg(test)]
+mod leader_test;
 pub mod partition;
 mod partition_follow;
 pub mod partition_lead;
