@@ -5,7 +5,7 @@ use std::{io, os::fd::BorrowedFd, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc},
 };
 
@@ -14,7 +14,7 @@ use vltava::{
     net::{
         ConnInfo, ConnLimits, ConnectionLimits, ConnectionQuota, Dispatch, Listener,
         ListenerConfig, ListenerHandle, Memory, NetError, PeerClient, PeerConfig, Response,
-        Service, Shared,
+        Service, Shared, serve_accepted,
     },
     os::OsFs,
     wire::Chunk,
@@ -402,23 +402,23 @@ async fn stopping_ends_what_does_not_finish() {
 }
 
 #[tokio::test]
-async fn http2_goes_where_it_is_spoken() {
-    let (to, mut http2) = mpsc::channel(1);
-    let mut config = ListenerConfig::new("CONTROLLER", "127.0.0.1", 0);
-    config.http2 = Some(to);
+async fn connections_that_another_accepted_are_served_and_ended() {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let (to, accepted) = mpsc::channel(1);
     let (tell, _calls) = mpsc::unbounded_channel();
     let toy = Toy { release: Arc::new(Semaphore::new(0)), file: nothing(), calls: tell };
     let shared = Shared { memory: Arc::new(Memory::new(0, MAX)), quota: Arc::default() };
-    let handle = Listener::bind(config).await.unwrap().serve(Arc::new(toy), shared);
-    let mut raw = TcpStream::connect(handle.address()).await.unwrap();
-    raw.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
-    let mut handed = http2.recv().await.unwrap();
-    let mut first = [0; 16];
-    handed.read_exact(&mut first).await.unwrap();
-    assert_eq!(&first, b"PRI * HTTP/2.0\r\n", "nothing of it was taken");
-    let port = handle.address().port();
-    let mut kafka = PeerClient::connect("127.0.0.1", port, &PeerConfig::new()).await.unwrap();
+    let config = ListenerConfig::new("CONTROLLER", "", 0);
+    let handle = serve_accepted(config, address, accepted, Arc::new(toy), shared.clone());
+    assert_eq!(handle.address(), address);
+    let terms = PeerConfig::new();
+    let mut kafka = PeerClient::connect("127.0.0.1", address.port(), &terms).await.unwrap();
+    to.send(socket.accept().await.unwrap()).await.unwrap();
     kafka.call(chunks(1, b"e")).await.unwrap();
+    handle.stop(Duration::from_millis(20)).await;
+    assert!(kafka.call(chunks(2, b"e")).await.is_err());
+    assert_eq!(shared.quota.open(), 0);
 }
 
 #[tokio::test]

@@ -86,7 +86,12 @@ impl Cluster {
         for id in 1..=n {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let port = listener.local_addr().unwrap().port();
-            voters.push(Voter { id: NodeId(id), host: "127.0.0.1".into(), port });
+            voters.push(Voter {
+                id: NodeId(id),
+                directory_id: Uuid::ZERO,
+                host: "127.0.0.1".into(),
+                port,
+            });
             listeners.push(listener);
         }
         (Self { dirs: tempfile::tempdir().unwrap(), voters, policy }, listeners)
@@ -98,6 +103,7 @@ impl Cluster {
             node_id: NodeId(id),
             directory_id: Uuid([id as u8 + 100; 16]),
             voters: self.voters.clone(),
+            dynamic: None,
             listener_name: "CONTROLLER".into(),
             timeouts: timeouts(),
             log: self.policy,
@@ -133,6 +139,8 @@ impl Cluster {
             node_id: NodeId(id),
             directory_id: Uuid([id as u8 + 100; 16]),
             voters: self.voters.clone(),
+            bootstrap: Vec::new(),
+            dir: None,
             timeouts: timeouts(),
         }
     }
@@ -351,6 +359,35 @@ async fn observers_follow_the_leader_and_are_described() {
     for m in members {
         m.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observer_remembers_its_image_without_any_controller() {
+    let (cluster, mut listeners) = Cluster::of(1, LogPolicy::default()).await;
+    let mut members = vec![cluster.start(1, listeners.remove(0)).await];
+    let observer = || {
+        let (dir, _) = LogDir::open(Arc::new(OsFs), &cluster.dir(7), files()).unwrap();
+        let settings = ObserverSettings { dir: Some(dir), ..cluster.observer(7) };
+        Observer::start(settings).unwrap()
+    };
+    let first = observer();
+    let offset = commit(&members, &set("a", "1")).await;
+    reaches(&first, offset).await;
+    first.shutdown().await;
+    drop(first);
+    members.remove(0).stop().await;
+
+    let second = observer();
+    reaches(&second, offset).await;
+    assert_eq!(config(&second.image(), "a").as_deref(), Some("1"));
+    assert_eq!(second.high_watermark(), i64::MAX, "nobody has said what is committed");
+    members.push(cluster.restart(1).await);
+    let offset = commit(&members, &set("a", "2")).await;
+    reaches(&second, offset).await;
+    assert_eq!(config(&second.image(), "a").as_deref(), Some("2"));
+    assert!(second.high_watermark() < i64::MAX);
+    second.shutdown().await;
+    members.remove(0).stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,8 +10,8 @@ use kafka_protocol::{
 use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
-        cluster, configs, fetch, group_offsets, groups, metadata, offsets, produce, topics,
-        versions,
+        cluster, configs, fetch, group_offsets, groups, metadata, offsets, partitions, produce,
+        quorum, topics, versions,
     },
     frame::{self, ApiKey},
     sample::{Sample, Source, Visitor, every_request},
@@ -33,14 +33,23 @@ const OURS_ALONE: &[(&str, i16)] = &[
 
 /// Messages with a nullable field whose default is empty to Kafka and null to us.
 const NULL_BY_DEFAULT: &[&str] = &[
+    "AddRaftVoterRequest",
+    "AddRaftVoterResponse",
+    "AlterPartitionReassignmentsResponse",
     "DescribeLogDirsRequest",
     "DescribeQuorumResponse",
+    "ElectLeadersRequest",
     "FindCoordinatorResponse",
     "InitProducerIdRequest",
     "JoinGroupResponse",
+    "ListPartitionReassignmentsResponse",
     "MetadataRequest",
     "OffsetFetchRequest",
+    "RemoveRaftVoterRequest",
+    "RemoveRaftVoterResponse",
+    "UnregisterBrokerResponse",
     "UpdateFeaturesResponse",
+    "UpdateRaftVoterRequest",
 ];
 
 fn ver<M: Message>(version: i16) -> Ver {
@@ -141,8 +150,8 @@ impl Visitor for Visited {
 
 agree! {
     cluster DescribeLogDirsRequest DescribeLogDirsResponse;
-    cluster DescribeQuorumRequest DescribeQuorumResponse;
     cluster InitProducerIdRequest InitProducerIdResponse;
+    cluster UnregisterBrokerRequest UnregisterBrokerResponse;
     cluster UpdateFeaturesRequest UpdateFeaturesResponse;
     configs AlterConfigsRequest AlterConfigsResponse;
     configs DescribeConfigsRequest DescribeConfigsResponse;
@@ -167,7 +176,14 @@ agree! {
     offsets DescribeProducersRequest DescribeProducersResponse;
     offsets ListOffsetsRequest ListOffsetsResponse;
     offsets OffsetForLeaderEpochRequest OffsetForLeaderEpochResponse;
+    partitions AlterPartitionReassignmentsRequest AlterPartitionReassignmentsResponse;
+    partitions ElectLeadersRequest ElectLeadersResponse;
+    partitions ListPartitionReassignmentsRequest ListPartitionReassignmentsResponse;
     produce ProduceRequest ProduceResponse;
+    quorum AddRaftVoterRequest AddRaftVoterResponse;
+    quorum DescribeQuorumRequest DescribeQuorumResponse;
+    quorum RemoveRaftVoterRequest RemoveRaftVoterResponse;
+    quorum UpdateRaftVoterRequest UpdateRaftVoterResponse;
     topics CreatePartitionsRequest CreatePartitionsResponse;
     topics CreateTopicsRequest CreateTopicsResponse;
     topics DeleteTopicsRequest DeleteTopicsResponse;

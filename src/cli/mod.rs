@@ -1,13 +1,22 @@
 //! Arguments and the command-line tools. Dispatches on argv[0], which may be the name of one of
 //! Kafka's scripts, or on the first word.
 
+mod admin;
 mod args;
+mod broker_versions;
+mod cluster;
 mod features;
 mod format;
+mod histcheck;
+mod metadata_trace;
+mod quorum;
 mod server;
 mod start_check;
 mod stop;
 mod storage;
+mod table;
+mod topics;
+mod topics_describe;
 
 use std::{
     ffi::OsString,
@@ -18,24 +27,39 @@ use std::{
 
 use crate::config;
 
-/// Names of Kafka's scripts that this binary answers to; `scripts/install` lays them out.
+/// Names that this binary answers to, those of Kafka's scripts and its own; `scripts/install` lays them out.
 const TOOLS: &[(&str, Tool)] = &[
+    ("kafka-broker-api-versions.sh", Tool::BrokerVersions),
+    ("kafka-cluster.sh", Tool::Cluster),
+    ("kafka-metadata-quorum.sh", Tool::Quorum),
     ("kafka-storage.sh", Tool::Storage),
     ("kafka-server-start.sh", Tool::ServerStart),
     ("kafka-server-stop.sh", Tool::ServerStop),
+    ("vltava-histcheck", Tool::Histcheck),
+    ("kafka-topics.sh", Tool::Topics),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tool {
+    BrokerVersions,
+    Cluster,
+    Quorum,
     Storage,
     ServerStart,
     ServerStop,
+    Histcheck,
+    Topics,
 }
 
 const USAGE: &str = "\
 usage: vltava storage random-uuid|info|format|version-mapping|feature-dependencies …
        vltava server start [-daemon] FILE [--override key=value]…
        vltava server stop [--node-id=ID] [--process-role=ROLES]
+       vltava histcheck [--window LINES] FILE… | --metadata-log DIR
+       vltava topics --create|--list|--describe|--alter|--delete …
+       vltava metadata-quorum describe|add-controller|remove-controller …
+       vltava cluster cluster-id|unregister|list-endpoints …
+       vltava broker-api-versions --bootstrap-server …
        vltava config docs
        vltava tools
        vltava --version";
@@ -59,8 +83,13 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     }
     match rest.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["storage", ..] => start(Tool::Storage, &rest[1..]),
+        ["topics", ..] => start(Tool::Topics, &rest[1..]),
+        ["metadata-quorum", ..] => start(Tool::Quorum, &rest[1..]),
+        ["cluster", ..] => start(Tool::Cluster, &rest[1..]),
+        ["broker-api-versions", ..] => start(Tool::BrokerVersions, &rest[1..]),
         ["server", "start", ..] => start(Tool::ServerStart, &rest[2..]),
         ["server", "stop", ..] => start(Tool::ServerStop, &rest[2..]),
+        ["histcheck", ..] => start(Tool::Histcheck, &rest[1..]),
         ["config", "docs"] => print(&config::docs::markdown()),
         ["tools"] => print(&TOOLS.iter().map(|(name, _)| format!("{name}\n")).collect::<String>()),
         ["--version" | "-V"] => print(&version()),
@@ -76,9 +105,14 @@ fn tool_of(name: &str) -> Option<Tool> {
 
 fn start(tool: Tool, args: &[String]) -> ExitCode {
     match tool {
+        Tool::BrokerVersions => broker_versions::run(args),
+        Tool::Cluster => cluster::run(args),
+        Tool::Quorum => quorum::run(args),
         Tool::Storage => storage::run(args),
         Tool::ServerStart => server::run(args),
         Tool::ServerStop => stop::run(args),
+        Tool::Histcheck => histcheck::run(args),
+        Tool::Topics => topics::run(args),
     }
 }
 
@@ -106,6 +140,7 @@ mod tests {
         assert_eq!(tool_of("kafka-storage.sh"), Some(Tool::Storage));
         assert_eq!(tool_of("kafka-server-start"), Some(Tool::ServerStart));
         assert_eq!(tool_of("vltava"), None);
-        assert_eq!(tool_of("kafka-topics.sh"), None);
+        assert_eq!(tool_of("kafka-topics.sh"), Some(Tool::Topics));
+        assert_eq!(tool_of("kafka-mirror-maker.sh"), None);
     }
 }

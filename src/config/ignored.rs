@@ -37,8 +37,16 @@ const ROWS: &[Row] = &[
     Row("broker.id.generation.enable", NO_ZOOKEEPER, Some("node.id")),
     Row("reserved.broker.max.id", NO_ZOOKEEPER, None),
     Row("control.plane.listener.name", NO_ZOOKEEPER, Some("controller.listener.names")),
-    Row("controlled.shutdown.max.retries", NO_ZOOKEEPER, None),
-    Row("controlled.shutdown.retry.backoff.ms", NO_ZOOKEEPER, None),
+    Row(
+        "controlled.shutdown.max.retries",
+        NO_ZOOKEEPER,
+        Some("vltava.controlled.shutdown.wait.ms"),
+    ),
+    Row(
+        "controlled.shutdown.retry.backoff.ms",
+        NO_ZOOKEEPER,
+        Some("vltava.controlled.shutdown.wait.ms"),
+    ),
     Row(
         "controller.quorum.bootstrap.controllers",
         CLIENT,

@@ -1,12 +1,25 @@
 //! Keys that Kafka does not have. Each begins with `vltava.`. Rows of THE table (`keys.rs`).
 
-use super::keys::{Key, NULL, string};
+use super::keys::{Key, NULL, boolean, int, long, string};
 
 /// Keys of our own.
 pub(super) const KEYS: &[Key] = &[
     string("vltava.listener.tcp.congestion.control", NULL).doc(
         "TCP congestion control of accepted connections, such as `reno`; the system's own when not \
-         set; may be set for one listener with its prefix.",
+         set, and `reno` for peers on the same machine; may be set for one listener with its prefix.",
+    ),
+    int("vltava.listener.spin.us", Some("100")).range(0, 1000).doc(
+        "Microseconds for which one thread looks for the next small request of a client that sends \
+         it as soon as it has an answer, before it goes to sleep; 0: never.",
+    ),
+    boolean("vltava.controlled.shutdown.force", Some("false")).broker().doc(
+        "Whether a stopping broker does not wait for other replicas to catch up where a partition \
+         falls below `min.insync.replicas` without it.",
+    ),
+    long("vltava.controlled.shutdown.wait.ms", Some("15000")).min(0).broker().doc(
+        "How long, in milliseconds, a stopping broker waits while the controller does not let it \
+         go because partitions would fall below `min.insync.replicas`; a second signal ends the \
+         wait.",
     ),
     string("vltava.log.level", Some("info")).doc(
         "How much is logged, as `level` or `level,room=level,…` with the levels `error`, `warn`, \

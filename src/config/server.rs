@@ -98,6 +98,12 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    /// `cordoned.log.dirs` as it is under `layers`, `*` resolved.
+    #[must_use]
+    pub fn cordoned_under(&self, layers: &Layers) -> Vec<PathBuf> {
+        roles::cordoned(layers, &self.log_dirs)
+    }
+
     /// Loads and resolves a server's file, environment and arguments; with the warnings worth
     /// telling once at boot.
     ///

@@ -1,5 +1,5 @@
-//! Nodes: registration, heartbeats, fencing, controlled shutdown
-//! (`ClusterControlManager.java`, `BrokerHeartbeatManager.java`). Uses `metadata`.
+//! Nodes: registration of brokers and controllers, and the end of a registration
+//! (`ClusterControlManager.java`). Uses `metadata`.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -10,7 +10,7 @@ use crate::metadata::{BrokerRegistration, Endpoint, Record, VersionRange};
 use crate::pb::controller as pb;
 
 use super::{
-    command::{Outcome, Refusal, Reply, SubmitBody, error_fields},
+    command::{Outcome, Refusal, SubmitBody, error_fields},
     turn::{Turn, uuid_of},
 };
 
@@ -43,15 +43,6 @@ fn ranges_of(list: &[pb::FeatureRange]) -> Result<Ranges, Refusal> {
         Ok((f.name.as_str().into(), VersionRange { min, max }))
     };
     list.iter().map(one).collect()
-}
-
-/// What a broker's heartbeat leads to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    Fenced,
-    Unfenced,
-    ControlledShutdown,
-    ShutDownNow,
 }
 
 impl Turn<'_> {
@@ -90,6 +81,7 @@ impl Turn<'_> {
         if same.is_none() {
             let stored = existing.as_ref().map(|b| b.epoch);
             self.incarnation_ended(id, stored == Some(c.previous_broker_epoch));
+            self.refuse_while_leaving(existing.as_deref(), id)?;
             self.sessions.forget(id);
         }
         self.draft.push(Record::RegisterBroker(RegisterBroker {
@@ -102,6 +94,7 @@ impl Turn<'_> {
             log_dirs,
             fenced: same.is_none_or(|b| b.fenced),
             in_controlled_shutdown: same.is_some_and(|b| b.in_controlled_shutdown),
+            cordoned_dirs: same.and_then(|b| b.cordoned_dirs.clone()),
         }));
         Ok(())
     }
@@ -120,6 +113,24 @@ impl Turn<'_> {
             return Err(Refusal::new(ErrorCode::DuplicateBrokerRegistration, text));
         }
         Ok(())
+    }
+
+    /// What an unclean end took from the broker is known by this registration alone: it is not
+    /// taken before every partition has been told.
+    fn refuse_while_leaving(
+        &mut self,
+        existing: Option<&BrokerRegistration>,
+        id: NodeId,
+    ) -> Result<(), Refusal> {
+        if !self.backlog.holds(id) {
+            return Ok(());
+        }
+        if let Some(b) = existing.filter(|b| !b.fenced) {
+            self.fence(b);
+        }
+        let text = "The broker's last incarnation is still being taken out of its partitions. This \
+                    resolves itself within seconds.";
+        Err(Refusal::new(ErrorCode::DuplicateBrokerRegistration, text))
     }
 
     fn check_dirs(&self, id: NodeId, dirs: &[impl AsRef<[u8]>]) -> Result<Vec<Uuid>, Refusal> {
@@ -203,96 +214,5 @@ impl Turn<'_> {
         };
         self.draft.push(Record::RegisterController(record));
         Ok(())
-    }
-
-    pub(super) fn heartbeat(&mut self, r: &pb::HeartbeatRequest) -> Outcome {
-        let (id, epoch) = (NodeId(r.broker_id), r.broker_epoch);
-        let reply = match self.broker_at(id, epoch) {
-            Err(refusal) => pb::HeartbeatReply {
-                error: refusal.number(),
-                error_message: refusal.message,
-                ..pb::HeartbeatReply::default()
-            },
-            Ok(broker) => self.answer_heartbeat(&broker, r),
-        };
-        Outcome::of(Reply::Heartbeat(reply))
-    }
-
-    fn answer_heartbeat(
-        &mut self,
-        broker: &BrokerRegistration,
-        r: &pb::HeartbeatRequest,
-    ) -> pb::HeartbeatReply {
-        self.sessions.touch(broker.id, broker.epoch, r.metadata_offset, self.now.mono);
-        // The registration's offset is the epoch: the broker has caught up once it read that far.
-        let caught_up = r.metadata_offset >= broker.epoch;
-        let next = self.next_state(broker, r, caught_up);
-        match next {
-            Next::Fenced | Next::ShutDownNow if !broker.fenced => self.fence(broker),
-            Next::Unfenced if broker.fenced => self.unfence(broker),
-            Next::ControlledShutdown if !broker.in_controlled_shutdown => {
-                self.begin_shutdown(broker);
-            }
-            // As it was. Leaders that a stopping broker still has wait for another replica.
-            Next::Fenced | Next::ShutDownNow | Next::Unfenced | Next::ControlledShutdown => {}
-        }
-        if next == Next::ShutDownNow {
-            // It may be started again at once.
-            self.sessions.end(broker.id);
-        }
-        if !r.offline_log_dirs.is_empty() {
-            let offline: Vec<Uuid> = r.offline_log_dirs.iter().map(|d| uuid_of(d)).collect();
-            self.directories_offline(broker, &offline);
-        }
-        pb::HeartbeatReply {
-            is_caught_up: caught_up,
-            is_fenced: matches!(next, Next::Fenced | Next::ShutDownNow),
-            should_shut_down: next == Next::ShutDownNow,
-            ..pb::HeartbeatReply::default()
-        }
-    }
-
-    fn next_state(
-        &self,
-        broker: &BrokerRegistration,
-        r: &pb::HeartbeatRequest,
-        caught_up: bool,
-    ) -> Next {
-        if broker.fenced {
-            return match (r.want_shut_down, r.want_fence) {
-                (true, _) => Next::ShutDownNow,
-                (false, false) if caught_up => Next::Unfenced,
-                (false, _) => Next::Fenced,
-            };
-        }
-        if broker.in_controlled_shutdown {
-            let done = !self.leads_any(broker.id)
-                && self.sessions.shutdown_is_known(broker.id, self.image());
-            return if done { Next::ShutDownNow } else { Next::ControlledShutdown };
-        }
-        match (r.want_fence, r.want_shut_down) {
-            (true, true) => Next::ShutDownNow,
-            (true, false) => Next::Fenced,
-            (false, true) if self.leads_any(broker.id) => Next::ControlledShutdown,
-            (false, true) => Next::ShutDownNow,
-            (false, false) => Next::Unfenced,
-        }
-    }
-
-    pub(super) fn broker_gone(&mut self, broker: NodeId, epoch: i64) {
-        let Ok(b) = self.broker_at(broker, epoch) else { return };
-        self.sessions.end(broker);
-        if !b.fenced {
-            self.fence(&b);
-        }
-    }
-
-    /// Fences the broker that has been silent for longest, if its session has ended.
-    pub(super) fn end_one_session(&mut self) {
-        let Some((broker, epoch)) = self.sessions.first_expired(self.now.mono) else { return };
-        match self.broker_at(broker, epoch) {
-            Ok(_) => self.broker_gone(broker, epoch),
-            Err(_) => self.sessions.forget(broker),
-        }
     }
 }

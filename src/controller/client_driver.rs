@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
-use tonic::{Code, Status, transport::Channel};
+use tokio::{sync::watch, time::Instant};
+use tonic::{Code, Status, service::interceptor::InterceptedService, transport::Channel};
 
 use super::{command::SubmitCommand, service_driver::MESSAGE_BYTES_MAX};
 use crate::{
     base::{ErrorCode, NodeId},
     pb::controller::{self as pb, controller_client},
-    quorum::{MetadataSource, QuorumTimeouts, Voter, channel_to},
+    quorum::{Caller, Leadership, MetadataSource, QuorumTimeouts, Voter, channel_to},
 };
 
 /// Why a command has no answer.
@@ -41,7 +41,8 @@ pub struct ControllerClient {
 struct Shared {
     source: Arc<dyn MetadataSource>,
     timeouts: QuorumTimeouts,
-    channels: Mutex<BTreeMap<NodeId, Channel>>,
+    /// Where each controller was, and the way there.
+    channels: Mutex<BTreeMap<NodeId, (Voter, Channel)>>,
 }
 
 /// Which controller to ask next.
@@ -49,6 +50,9 @@ struct Shared {
 pub(super) struct Search {
     asked: usize,
     hint: Option<NodeId>,
+    /// Who was asked last, and whether it was silent: somebody else may know better.
+    last: Option<NodeId>,
+    avoid: Option<NodeId>,
 }
 
 impl Search {
@@ -60,10 +64,27 @@ impl Search {
     /// The controller that was asked did not answer.
     pub(super) fn silent(&mut self) {
         self.hint = None;
+        self.avoid = self.last;
     }
 }
 
-pub(super) type Client = controller_client::ControllerClient<Channel>;
+pub(super) type Client = controller_client::ControllerClient<InterceptedService<Channel, Caller>>;
+pub(super) type Replies<T> = tonic::Streaming<T>;
+
+/// Waits until news comes that another node than `asked` leads.
+pub(super) async fn moved_from(
+    asked: NodeId,
+    leadership: &mut watch::Receiver<Leadership>,
+) -> NodeId {
+    loop {
+        if leadership.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        if let Some(leader) = leadership.borrow_and_update().leader.filter(|id| *id != asked) {
+            return leader;
+        }
+    }
+}
 
 impl ControllerClient {
     /// A client that learns from `source` who leads.
@@ -92,11 +113,22 @@ impl ControllerClient {
         let mut search = Search::default();
         let mut last = "no controller is known".to_owned();
         loop {
-            let Some((_, mut client)) = self.next_client(&mut search, deadline).await else {
+            let Some((asked, mut client)) = self.next_client(&mut search, deadline).await else {
                 return Err(ClientError::Timeout { last });
             };
+            let mut leadership = self.shared.source.leadership();
+            leadership.mark_unchanged();
             let request = pb::SubmitRequest { command: Some(command.clone()) };
-            match tokio::time::timeout_at(deadline, client.submit(request)).await {
+            let answer = tokio::select! {
+                answer = tokio::time::timeout_at(deadline, client.submit(request)) => answer,
+                // Who was asked may be frozen or cut off: it answers nobody any longer.
+                leader = moved_from(asked, &mut leadership) => {
+                    "another controller took over".clone_into(&mut last);
+                    search.moved(Some(leader.0));
+                    continue;
+                }
+            };
+            match answer {
                 Err(_) => {
                     return Err(ClientError::Timeout { last: "the controller is silent".into() });
                 }
@@ -139,24 +171,26 @@ impl ControllerClient {
             }
         };
         let voters = shared.source.voters();
-        let leader = voters.iter().find(|v| Some(v.id) == known);
+        let avoid = search.avoid.take();
+        let leader = voters.iter().find(|v| Some(v.id) == known && known != avoid);
         let voter = leader.or_else(|| voters.get(search.asked % voters.len().max(1)))?;
         search.asked += 1;
+        search.last = Some(voter.id);
         Some((voter.id, self.client(voter)?))
     }
 
     fn client(&self, voter: &Voter) -> Option<Client> {
         let mut channels = self.shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let channel = match channels.get(&voter.id) {
-            Some(channel) => channel.clone(),
-            None => {
+            Some((at, channel)) if at == voter => channel.clone(),
+            _ => {
                 let channel = channel_to(voter, &self.shared.timeouts)?;
-                channels.insert(voter.id, channel.clone());
+                channels.insert(voter.id, (voter.clone(), channel.clone()));
                 channel
             }
         };
         Some(
-            Client::new(channel)
+            Client::new(InterceptedService::new(channel, self.shared.source.caller()))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         )

@@ -1,7 +1,7 @@
 //! What the core is asked and what it answers. The questions and answers themselves are those of
 //! `proto/controller.proto`.
 
-use crate::base::{ErrorCode, NodeId, Uuid};
+use crate::base::{ErrorCode, NodeId, PartitionId, Uuid};
 use crate::metadata::Image;
 use crate::pb::controller as pb;
 
@@ -79,6 +79,15 @@ pub(super) fn error_fields<T>(result: &Result<T, Refusal>) -> (i32, Option<Strin
         Ok(_) => (0, None),
         Err(e) => (e.number(), e.message.clone()),
     }
+}
+
+/// The answer for one partition.
+pub(super) fn partition_result(
+    partition: PartitionId,
+    result: &Result<(), Refusal>,
+) -> pb::PartitionResult {
+    let (error, error_message) = error_fields(result);
+    pb::PartitionResult { partition, error, error_message }
 }
 
 /// An answer that may not leave before the draft it was decided in is committed.

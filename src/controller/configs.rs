@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::{ErrorCode, NodeId};
 use crate::metadata::configs::Properties;
-use crate::metadata::record::PartitionChange;
-use crate::metadata::{ConfigResource, Record, ResourceType, Topic};
+use crate::metadata::{ConfigResource, Record, ResourceType};
 use crate::pb::controller as pb;
 
 use super::{
@@ -16,6 +15,7 @@ use super::{
 };
 
 const MIN_ISR: &str = "min.insync.replicas";
+const UNCLEAN_ELECTION: &str = "unclean.leader.election.enable";
 
 /// Longest value in UTF-16 units (`Short.MAX_VALUE`).
 const VALUE_UNITS_MAX: usize = 32_767;
@@ -179,10 +179,16 @@ impl Turn<'_> {
             |key: &String, value: &Option<String>| old.get(key) != value.as_ref() || rewrite;
         let changed: Changes = changes.into_iter().filter(|(k, v)| differs(k, v)).collect();
         let clears_elr = changed.contains_key(MIN_ISR) && self.image().elr_enabled();
+        let unclean = changed.contains_key(UNCLEAN_ELECTION);
         let record = |(key, value)| Record::Config { resource: resource.clone(), key, value };
-        self.draft.push_group(changed.into_iter().map(record).collect())?;
+        let mut records: Vec<Record> = changed.into_iter().map(record).collect();
         if clears_elr {
-            self.clear_elr(resource);
+            records.push(self.clear_elr(resource));
+        }
+        self.draft.push_group(records)?;
+        if unclean {
+            // Who allows it has partitions that wait: they need not wait for the next sweep.
+            self.elect_unclean();
         }
         Ok(())
     }
@@ -266,27 +272,14 @@ impl Turn<'_> {
             || self.settings.controllers.contains(&id)
     }
 
-    /// Under another minimum, what is eligible must be found out anew.
-    fn clear_elr(&mut self, resource: &ConfigResource) {
-        let topics = self.image().topics();
-        let changes_of = |t: &Topic| -> Vec<PartitionChange> {
-            t.iter()
-                .filter(|(_, p)| !p.elr().is_empty() || !p.last_known_elr().is_empty())
-                .map(|(p, _)| PartitionChange {
-                    elr: Some(Vec::new()),
-                    last_known_elr: Some(Vec::new()),
-                    ..PartitionChange::of(t.id, p)
-                })
-                .collect()
+    /// Under another minimum, what is eligible must be found out anew; committed together with
+    /// that minimum, lest a leader be elected by the old one.
+    fn clear_elr(&self, resource: &ConfigResource) -> Record {
+        let topic = match resource.kind {
+            ResourceType::Topic => self.image().topics().id_of(&resource.name),
+            ResourceType::Broker | ResourceType::Group | ResourceType::ClientMetrics => None,
         };
-        let changes: Vec<PartitionChange> = if resource.kind == ResourceType::Topic {
-            topics.by_name(&resource.name).map(changes_of).unwrap_or_default()
-        } else {
-            topics.iter().flat_map(changes_of).collect()
-        };
-        for change in changes {
-            self.draft.push(Record::PartitionChange(change));
-        }
+        Record::ClearElr { topic }
     }
 }
 

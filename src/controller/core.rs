@@ -10,6 +10,7 @@ use crate::base::{ErrorCode, LeaderEpoch, Mono, NodeId, Now};
 use crate::metadata::{ConfigResource, Delta, Image, Record};
 
 use super::{
+    backlog::Backlog,
     command::{Command, Outcome, Refusal, Reply, SubmitCommand},
     draft::Draft,
     index::Index,
@@ -38,7 +39,8 @@ pub struct Settings {
     pub node: NodeId,
     /// The cluster's id.
     pub cluster_id: Arc<str>,
-    /// All controllers of the quorum.
+    /// All controllers of the quorum where they are configured; where they are not, those that
+    /// registered are known by the image.
     pub controllers: Vec<NodeId>,
     /// `broker.session.timeout.ms`.
     pub session_timeout_ms: i64,
@@ -64,6 +66,7 @@ struct Active {
     epoch: LeaderEpoch,
     sessions: Sessions,
     index: Index,
+    backlog: Backlog,
     next_rebalance: Mono,
     next_unclean: Mono,
 }
@@ -94,11 +97,15 @@ impl Core {
             epoch,
             sessions: Sessions::of(image, &self.settings, now.mono),
             index: Index::of(image),
+            backlog: Backlog::default(),
             next_rebalance: every(self.settings.rebalance_interval_ms),
             next_unclean: every(Some(self.settings.unclean_interval_ms)),
         });
         if image.features().metadata_version().is_none() {
             self.write_bootstrap(draft);
+        }
+        if let Some(mut turn) = self.turn(draft, now) {
+            turn.stragglers();
         }
     }
 
@@ -133,6 +140,14 @@ impl Core {
         let Some(active) = &mut self.active else { return };
         active.index.follow(delta);
         let offset = delta.image().position.offset;
+        if active.sessions.any_shutting_down() {
+            for d in delta.changed_partitions() {
+                let leads = d.new.and_then(|p| p.leader);
+                if let Some(led) = d.old.and_then(|p| p.leader).filter(|l| Some(*l) != leads) {
+                    active.sessions.lost_leadership(led, offset);
+                }
+            }
+        }
         for (id, old, new) in delta.changed_brokers() {
             let Some(new) = new else {
                 active.sessions.forget(id);
@@ -179,10 +194,21 @@ impl Core {
         }
     }
 
+    /// The process stood still for a while, so that heartbeats may have come and wait to be read:
+    /// every session lasts for its full time from now on.
+    pub fn stood_still(&mut self, now: Now) {
+        if let Some(active) = &mut self.active {
+            active.sessions.renew(now.mono);
+        }
+    }
+
     /// When [`Core::on_deadline`] has something to do if nothing happens before.
     #[must_use]
     pub fn next_deadline(&self) -> Mono {
         let Some(a) = &self.active else { return Mono::NEVER };
+        if !a.backlog.is_empty() {
+            return Mono(0);
+        }
         let mut next = a.sessions.next_end();
         if !a.index.imbalanced().is_empty() {
             next = next.min(a.next_rebalance);
@@ -193,8 +219,9 @@ impl Core {
         next
     }
 
-    /// Does what is due: ends one session (one a call, so that the effect of each is seen by the
-    /// next), gives partitions back to preferred leaders, elects uncleanly where that is wanted.
+    /// Does what is due: a slice of the backlog, the end of one session (one a call, so that the
+    /// effect of each is seen by the next), giving partitions back to preferred leaders, unclean
+    /// elections where they are wanted.
     pub fn on_deadline(&mut self, draft: &mut Draft, now: Now) {
         let (mut rebalance, mut unclean) = (false, false);
         if let Some(a) = &mut self.active {
@@ -202,23 +229,23 @@ impl Core {
             unclean = a.next_unclean <= now.mono;
         }
         let Some(mut turn) = self.turn(draft, now) else { return };
+        turn.go_on();
         turn.end_one_session();
-        let more_rebalance = rebalance && turn.elect_preferred();
-        let more_unclean = unclean && turn.elect_unclean();
-        let again = |more: bool, interval: Option<i64>| match interval {
-            // What is left over waits for the commit of this draft, not for an interval.
-            Some(_) if more => now.mono,
-            Some(ms) => now.mono.after_ms(ms),
-            None => Mono::NEVER,
-        };
-        let (every, unclean_every) =
-            (self.settings.rebalance_interval_ms, self.settings.unclean_interval_ms);
+        if rebalance {
+            turn.elect_preferred();
+        }
+        if unclean {
+            turn.elect_unclean();
+        }
+        let again = |ms: Option<i64>| ms.map_or(Mono::NEVER, |ms| now.mono.after_ms(ms));
+        let every = self.settings.rebalance_interval_ms;
+        let unclean_every = Some(self.settings.unclean_interval_ms);
         if let Some(a) = &mut self.active {
             if rebalance {
-                a.next_rebalance = again(more_rebalance, every);
+                a.next_rebalance = again(every);
             }
             if unclean {
-                a.next_unclean = again(more_unclean, Some(unclean_every));
+                a.next_unclean = again(unclean_every);
             }
         }
     }
@@ -229,6 +256,7 @@ impl Core {
             settings: &self.settings,
             sessions: &mut active.sessions,
             index: &active.index,
+            backlog: &mut active.backlog,
             rng: &mut self.rng,
             draft,
             now,
@@ -257,6 +285,16 @@ impl Turn<'_> {
             SubmitCommand::UpdateFeatures(c) => self.update_features(&c),
             SubmitCommand::AlterPartition(c) => self.alter_partition(&c),
             SubmitCommand::AssignReplicasToDirs(c) => self.assign_replicas_to_dirs(&c),
+            SubmitCommand::ElectLeaders(c) => self.elect_leaders(&c),
+            SubmitCommand::AlterPartitionReassignments(c) => self.alter_partition_reassignments(&c),
+            SubmitCommand::ListPartitionReassignments(c) => self.list_partition_reassignments(&c),
+            SubmitCommand::DescribeQuorum(_)
+            | SubmitCommand::AddVoter(_)
+            | SubmitCommand::RemoveVoter(_)
+            | SubmitCommand::UpdateVoter(_) => {
+                // The quorum's member answers these before they get here.
+                Outcome::refused(&Refusal::bare(ErrorCode::InvalidRequest))
+            }
         }
     }
 }

@@ -13,12 +13,15 @@ use super::{
     command::{Command, Outcome, Refusal, Reply, SubmitCommand},
     core::Core,
     draft::Draft,
+    lines_driver::{self, Lines},
+    pulse_driver::Pulse,
+    quorum_driver,
 };
 use crate::{
     base::{ErrorCode, LeaderEpoch, Mono, NodeId, ports::Clock},
     metadata::{Image, Update},
     pb::controller as pb,
-    quorum::{Leadership, MetadataSource as _, ProposeError, Quorum, Subscription},
+    quorum::{Doorman, Leadership, MetadataSource as _, ProposeError, Quorum, Subscription, Voter},
 };
 
 /// Commands that may wait for the next round.
@@ -43,10 +46,13 @@ struct Ask {
 #[derive(Debug, Clone)]
 pub struct ControllerHandle {
     asks: mpsc::Sender<Ask>,
+    /// What concerns the life of brokers goes by its own way, past all that is queued.
+    signs: mpsc::Sender<Ask>,
     quorum: Arc<Quorum>,
+    lines: Arc<Lines>,
 }
 
-fn refused(leader: Option<NodeId>) -> pb::SubmitReply {
+pub(super) fn refused(leader: Option<NodeId>) -> pb::SubmitReply {
     let refusal = Refusal::bare(ErrorCode::NotController);
     match Outcome::refused(&refusal).lost(leader) {
         Reply::Submit(reply) => reply,
@@ -58,19 +64,23 @@ impl ControllerHandle {
     /// Waits for a command's answer. If this node does not lead, or stops leading before the answer
     /// is known, that is NOT_CONTROLLER with the leader's id.
     pub async fn submit(&self, command: SubmitCommand) -> pb::SubmitReply {
-        match self.ask(Command::Submit(command)).await {
+        let command = match quorum_driver::answer(&self.quorum, command).await {
+            Ok(reply) => return reply,
+            Err(command) => command,
+        };
+        match put(&self.asks, Command::Submit(command)).await {
             Some(Reply::Submit(reply)) => reply,
-            _ => refused(self.leader()),
+            _ => refused(self.leadership().leader),
         }
     }
 
     /// Waits for the answer to a heartbeat; otherwise as [`ControllerHandle::submit`].
     pub async fn heartbeat(&self, request: pb::HeartbeatRequest) -> pb::HeartbeatReply {
-        match self.ask(Command::Heartbeat(request)).await {
+        match put(&self.signs, Command::Heartbeat(request)).await {
             Some(Reply::Heartbeat(reply)) => reply,
             _ => pb::HeartbeatReply {
                 error: i32::from(ErrorCode::NotController.code()),
-                leader: self.leader().map(|id| id.0),
+                leader: self.leadership().leader.map(|id| id.0),
                 ..pb::HeartbeatReply::default()
             },
         }
@@ -78,17 +88,32 @@ impl ControllerHandle {
 
     /// A broker's process is known to be gone.
     pub async fn broker_gone(&self, broker: NodeId, epoch: i64) {
-        self.ask(Command::BrokerGone { broker, epoch }).await;
+        put(&self.signs, Command::BrokerGone { broker, epoch }).await;
     }
 
-    async fn ask(&self, command: Command) -> Option<Reply> {
-        let (answer, reply) = oneshot::channel();
-        self.asks.send(Ask { command, answer }).await.ok()?;
-        reply.await.ok()
+    /// A broker's heartbeat stream broke.
+    pub(super) async fn disconnected(&self, broker: NodeId, epoch: i64) {
+        put(&self.signs, Command::Disconnected { broker, epoch }).await;
     }
 
-    fn leader(&self) -> Option<NodeId> {
-        self.quorum.leadership().borrow().leader
+    pub(super) fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
+    pub(super) fn is_active(&self) -> bool {
+        self.quorum.leadership().borrow().is_self
+    }
+
+    /// Who leads the quorum, as far as this node knows.
+    #[must_use]
+    pub fn leadership(&self) -> Leadership {
+        *self.quorum.leadership().borrow()
+    }
+
+    /// Where the voters listen.
+    #[must_use]
+    pub fn voters(&self) -> Vec<Voter> {
+        self.quorum.voters().to_vec()
     }
 
     /// The latest image.
@@ -96,6 +121,17 @@ impl ControllerHandle {
     pub fn image(&self) -> Arc<Image> {
         self.quorum.image()
     }
+
+    /// Who checks the callers of this node's controller listener.
+    pub(super) fn doorman(&self) -> &Doorman {
+        self.quorum.doorman()
+    }
+}
+
+async fn put(queue: &mpsc::Sender<Ask>, command: Command) -> Option<Reply> {
+    let (answer, reply) = oneshot::channel();
+    queue.send(Ask { command, answer }).await.ok()?;
+    reply.await.ok()
 }
 
 /// The running driver.
@@ -115,12 +151,26 @@ impl ControllerDriver {
         clock: Arc<dyn Clock>,
     ) -> (Self, ControllerHandle) {
         let (asks, asked) = mpsc::channel(QUEUED_MAX);
+        let (signs, signed) = mpsc::channel(QUEUED_MAX);
         let (stop, stopping) = watch::channel(false);
         let (failure, failed) = watch::channel(None);
         let Subscription { image, updates } = quorum.subscribe();
-        let handle = ControllerHandle { asks, quorum: Arc::clone(&quorum) };
+        let lines = Arc::default();
+        let handle = ControllerHandle { asks, signs, quorum: Arc::clone(&quorum), lines };
         let leadership = quorum.leadership();
-        let run = Run { core, quorum, clock, image, updates, leadership, asked, failure };
+        let run = Run {
+            core,
+            pulse: Pulse::start(&clock),
+            handle: handle.clone(),
+            quorum,
+            clock,
+            image,
+            updates,
+            leadership,
+            asked,
+            signed,
+            failure,
+        };
         let task = tokio::spawn(run.until(stopping));
         (Self { stop, task, failed }, handle)
     }
@@ -156,12 +206,15 @@ enum Woken {
 
 struct Run {
     core: Core,
+    pulse: Pulse,
+    handle: ControllerHandle,
     quorum: Arc<Quorum>,
     clock: Arc<dyn Clock>,
     image: Arc<Image>,
     updates: mpsc::UnboundedReceiver<Update>,
     leadership: watch::Receiver<Leadership>,
     asked: mpsc::Receiver<Ask>,
+    signed: mpsc::Receiver<Ask>,
     failure: watch::Sender<Option<String>>,
 }
 
@@ -211,7 +264,7 @@ impl Run {
                 Err(_) => Woken::Ended,
             },
             update = self.updates.recv() => update.map_or(Woken::Ended, Woken::Update),
-            // Every handle is gone: nobody asks any longer.
+            Some(ask) = self.signed.recv() => Woken::Ask(ask),
             Some(ask) = self.asked.recv() => Woken::Ask(ask),
             () = tokio::time::sleep(deadline) => Woken::Deadline,
         }
@@ -251,13 +304,16 @@ impl Run {
         let mut draft = Draft::new(&self.image);
         self.core.became_active(now.epoch, &mut draft, self.clock.now());
         self.commit(now.epoch, draft, Vec::new()).await;
+        // It ends with the sessions of this office at the latest.
+        tokio::spawn(lines_driver::muster(self.handle.clone()));
     }
 
     /// Not the active controller: says who is.
     fn turn_away(&mut self, asks: Vec<Ask>) {
         let leader = self.leadership.borrow().leader;
-        let queued = std::iter::from_fn(|| self.asked.try_recv().ok());
-        for ask in asks.into_iter().chain(queued.take(QUEUED_MAX)) {
+        let signed = std::iter::from_fn(|| self.signed.try_recv().ok()).take(QUEUED_MAX);
+        let queued = std::iter::from_fn(|| self.asked.try_recv().ok()).take(QUEUED_MAX);
+        for ask in asks.into_iter().chain(signed).chain(queued) {
             let mut draft = Draft::new(&self.image);
             let outcome = self.core.handle(ask.command, &mut draft, self.clock.now());
             // The asker may have gone.
@@ -271,6 +327,8 @@ impl Run {
         let now = self.clock.now();
         let mut draft = Draft::new(&self.image);
         let mut waiting = Waiting::new();
+        // All that is known of brokers' lives comes before any of them is given up.
+        asks.extend(std::iter::from_fn(|| self.signed.try_recv().ok()).take(QUEUED_MAX));
         loop {
             for ask in asks.drain(..) {
                 let outcome = self.core.handle(ask.command, &mut draft, now);
@@ -283,6 +341,9 @@ impl Run {
                 Ok(ask) => asks.push(ask),
                 Err(_) => break,
             }
+        }
+        if self.pulse.stood_still(now.mono) {
+            self.core.stood_still(now);
         }
         if self.core.next_deadline() <= now.mono {
             self.core.on_deadline(&mut draft, now);

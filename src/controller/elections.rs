@@ -3,21 +3,19 @@
 
 use std::collections::BTreeSet;
 
-use crate::base::{NodeId, Uuid};
+use crate::base::{NodeId, PartitionId, Uuid};
 use crate::metadata::record::{BrokerRegistrationChange, PartitionChange};
 use crate::metadata::{BrokerRegistration, PartitionRegistration, Record, Topic};
 
 use super::{
-    index::PartitionKey,
+    backlog::Task,
+    index::{PartitionKey, is_imbalanced},
     partitions::{ChangeBuilder, Election, Rules},
     turn::Turn,
 };
 
-/// Elections in one sweep (`ReplicationControlManager.MAX_ELECTIONS_PER_IMBALANCE`).
-const ELECTIONS_PER_SWEEP_MAX: usize = 1000;
-
 /// What happens to one broker; at most one of the three.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Effect {
     /// It leaves every ISR and leads nothing.
     pub(super) remove: Option<NodeId>,
@@ -32,7 +30,8 @@ impl Effect {
         Self { remove: Some(broker), ..Self::default() }
     }
 
-    fn takes(self, n: NodeId) -> bool {
+    /// Whether the broker is out of the partitions from now on.
+    pub(super) fn takes(self, n: NodeId) -> bool {
         Some(n) == self.remove || Some(n) == self.unclean
     }
 }
@@ -59,57 +58,65 @@ impl Turn<'_> {
         active && p.directory(n).is_some_and(|dir| b.has_online_dir(dir))
     }
 
-    /// The change of one partition under `effect`.
-    fn affected(&self, key: PartitionKey, effect: Effect) -> Option<PartitionChange> {
-        let topic = self.image().topics().by_id(key.0)?;
-        let p = topic.partition(key.1)?;
-        let rules = self.rules(topic, self.usual_election(&topic.name));
+    /// The change of one partition under `effect`; `None` if nothing changes.
+    pub(super) fn changed(
+        &self,
+        topic: &Topic,
+        number: PartitionId,
+        rules: Rules,
+        effect: Effect,
+    ) -> Option<PartitionChange> {
+        let p = topic.partition(number)?;
         let isr = p.isr.iter().copied().filter(|n| !effect.takes(*n)).collect();
         ChangeBuilder::new(p, rules, &|n| self.may_lead(p, n, effect), &|n| self.default_dir(n))
             .isr(isr)
             .unclean_shutdown(effect.unclean)
-            .build(key.0, key.1)
+            .build(topic.id, number)
     }
 
-    /// Writes the changes of `partitions`.
+    /// Changes leader and ISR of `partitions` as `effect` demands.
     pub(super) fn affect(&mut self, partitions: Vec<PartitionKey>, effect: Effect) {
-        for key in partitions {
-            if let Some(change) = self.affected(key, effect) {
-                self.draft.push(Record::PartitionChange(change));
-            }
-        }
+        self.begin(Task::Affect(effect), partitions);
     }
 
-    /// Partitions in topics that the index or the draft connects with the broker, where `is` holds.
+    /// Partitions with a replica on the broker, the draft included, where `is` holds; those that it
+    /// leads come first, for their clients wait.
     fn partitions_where(
         &self,
         broker: NodeId,
         is: impl Fn(&PartitionRegistration) -> bool,
     ) -> Vec<PartitionKey> {
-        let drafted = self.draft.delta().changed_topics();
-        let topics: BTreeSet<Uuid> = self.index.topics_of(broker).chain(drafted).collect();
-        let topics = topics.into_iter().filter_map(|id| self.image().topics().by_id(id));
-        topics
-            .flat_map(|t| t.iter().map(move |(p, state)| ((t.id, p), state)))
-            .filter(|(_, state)| is(state))
-            .map(|(key, _)| key)
-            .collect()
+        let drafted = self.draft.delta().changed_partitions().filter_map(|d| {
+            d.new.filter(|p| p.has_replica(broker)).map(|_| (d.topic_id, d.partition))
+        });
+        let drafted: BTreeSet<PartitionKey> = drafted.collect();
+        let committed = self.index.replicas_on(broker).filter(|key| !drafted.contains(key));
+        let (mut leads, mut rest) = (Vec::new(), Vec::new());
+        for key in committed.chain(drafted.iter().copied()) {
+            match self.image().topics().partition(key.0, key.1) {
+                Some(p) if is(p) && p.leader == Some(broker) => leads.push(key),
+                Some(p) if is(p) => rest.push(key),
+                _ => {}
+            }
+        }
+        leads.append(&mut rest);
+        leads
     }
 
     pub(super) fn in_isr_of(&self, broker: NodeId) -> Vec<PartitionKey> {
         self.partitions_where(broker, |p| p.isr.contains(&broker))
     }
 
-    fn in_elr_of(&self, broker: NodeId) -> Vec<PartitionKey> {
-        self.partitions_where(broker, |p| p.elr().contains(&broker))
+    fn in_isr_or_elr_of(&self, broker: NodeId) -> Vec<PartitionKey> {
+        self.partitions_where(broker, |p| p.isr.contains(&broker) || p.elr().contains(&broker))
     }
 
-    fn in_dir(&self, broker: NodeId, dir: Uuid) -> Vec<PartitionKey> {
-        self.partitions_where(broker, |p| p.directory(broker) == Some(dir))
-    }
-
-    /// Whether the broker leads anything, the draft included.
+    /// Whether the broker leads anything, the draft included, or is still to be taken out of
+    /// partitions.
     pub(super) fn leads_any(&self, broker: NodeId) -> bool {
+        if self.backlog.holds(broker) {
+            return true;
+        }
         let is = |p: Option<&PartitionRegistration>| {
             isize::from(p.is_some_and(|p| p.leader == Some(broker)))
         };
@@ -119,7 +126,7 @@ impl Turn<'_> {
     }
 
     /// Partitions of an index set as they are with the draft: `is` decides for each.
-    fn still(
+    pub(super) fn still(
         &self,
         set: &BTreeSet<PartitionKey>,
         is: impl Fn(&PartitionRegistration) -> bool,
@@ -132,10 +139,10 @@ impl Turn<'_> {
     }
 
     pub(super) fn fence(&mut self, broker: &BrokerRegistration) {
-        self.affect(self.in_isr_of(broker.id), Effect::removes(broker.id));
         let mut change = BrokerRegistrationChange::of(broker.id, broker.epoch);
         change.fenced = Some(true);
         self.draft.push(Record::BrokerRegistrationChange(change));
+        self.affect(self.in_isr_of(broker.id), Effect::removes(broker.id));
     }
 
     pub(super) fn unfence(&mut self, broker: &BrokerRegistration) {
@@ -154,19 +161,18 @@ impl Turn<'_> {
     }
 
     pub(super) fn unregister(&mut self, broker: &BrokerRegistration) {
-        self.affect(self.in_isr_of(broker.id), Effect::removes(broker.id));
-        self.affect(self.in_elr_of(broker.id), Effect::removes(broker.id));
         self.draft.push(Record::UnregisterBroker { broker: broker.id, epoch: broker.epoch });
+        self.affect(self.in_isr_or_elr_of(broker.id), Effect::removes(broker.id));
     }
 
     /// An incarnation has ended, as its successor tells.
     pub(super) fn incarnation_ended(&mut self, broker: NodeId, clean: bool) {
         if self.image().elr_enabled() && !clean {
             let effect = Effect { unclean: Some(broker), ..Effect::default() };
-            self.affect(self.in_isr_of(broker), effect);
-            self.affect(self.in_elr_of(broker), effect);
+            self.begin_anew(Task::Affect(effect), self.in_isr_or_elr_of(broker));
         } else {
-            self.affect(self.in_isr_of(broker), Effect::removes(broker));
+            let effect = Effect::removes(broker);
+            self.begin_anew(Task::Affect(effect), self.in_isr_of(broker));
         }
     }
 
@@ -177,50 +183,24 @@ impl Turn<'_> {
         if lost.is_empty() {
             return;
         }
-        for dir in lost {
-            self.affect(self.in_dir(broker.id, dir), Effect::removes(broker.id));
-        }
         let mut change = BrokerRegistrationChange::of(broker.id, broker.epoch);
         change.log_dirs = Some(left);
         self.draft.push(Record::BrokerRegistrationChange(change));
+        let id = broker.id;
+        let is_lost = |dir: Uuid| lost.contains(&dir);
+        let keys = self.partitions_where(id, |p| p.directory(id).is_some_and(is_lost));
+        self.affect(keys, Effect::removes(id));
     }
 
-    /// Gives partitions back to their preferred leaders; whether some are left for another sweep.
-    pub(super) fn elect_preferred(&mut self) -> bool {
-        let away = |p: &PartitionRegistration| p.leader != p.replicas.first().copied();
-        let keys = self.still(self.index.imbalanced(), away);
-        self.sweep(keys, Election::Preferred)
+    /// Gives partitions back to their preferred leaders.
+    pub(super) fn elect_preferred(&mut self) {
+        let keys = self.still(self.index.imbalanced(), is_imbalanced);
+        self.begin_anew(Task::Prefer, keys);
     }
 
-    /// Elects leaders outside the ISR where topics want that; whether some are left.
-    pub(super) fn elect_unclean(&mut self) -> bool {
-        let mut keys = self.still(self.index.leaderless(), |p| p.leader.is_none());
-        keys.retain(|(id, _)| {
-            let topic = self.image().topics().by_id(*id);
-            topic.is_some_and(|t| self.unclean_election(&t.name))
-        });
-        self.sweep(keys, Election::Unclean)
-    }
-
-    fn sweep(&mut self, keys: Vec<PartitionKey>, election: Election) -> bool {
-        let mut written = 0;
-        for key in keys {
-            if written == ELECTIONS_PER_SWEEP_MAX {
-                return true;
-            }
-            if let Some(change) = self.elected(key, election) {
-                self.draft.push(Record::PartitionChange(change));
-                written += 1;
-            }
-        }
-        false
-    }
-
-    fn elected(&self, key: PartitionKey, election: Election) -> Option<PartitionChange> {
-        let topic = self.image().topics().by_id(key.0)?;
-        let p = topic.partition(key.1)?;
-        let may_lead = |n| self.may_lead(p, n, Effect::default());
-        ChangeBuilder::new(p, self.rules(topic, election), &may_lead, &|n| self.default_dir(n))
-            .build(key.0, key.1)
+    /// Looks for a leader of every partition without one: outside the ISR where topics want that.
+    pub(super) fn elect_unclean(&mut self) {
+        let keys = self.still(self.index.leaderless(), |p| p.leader.is_none());
+        self.begin_anew(Task::Affect(Effect::default()), keys);
     }
 }

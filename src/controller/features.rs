@@ -1,6 +1,6 @@
 //! Finalized features: upgrades and downgrades (`FeatureControlManager.java`). Uses `metadata`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::ErrorCode;
 use crate::metadata::features::{
@@ -119,7 +119,10 @@ impl Turn<'_> {
             if level < current {
                 return no("Can't downgrade the version of this feature.");
             }
-            return Ok((level > current).then_some(record));
+            if level > current {
+                return no("The voters are set by controller.quorum.voters, which is version 0.");
+            }
+            return Ok(None);
         }
         let needs = features::feature(name).map_or(&[][..], |f| f.needs(level));
         for (needed, at_least) in needs {
@@ -177,8 +180,11 @@ impl Turn<'_> {
         if self.metadata_version() < CONTROLLERS_REGISTER {
             return None;
         }
-        for id in self.settings.controllers.iter().filter(|id| **id != here) {
-            let Some(c) = brokers.controller(*id) else {
+        let registered = brokers.controllers().map(|c| c.id);
+        let controllers: BTreeSet<_> =
+            self.settings.controllers.iter().copied().chain(registered).collect();
+        for id in controllers.into_iter().filter(|id| *id != here) {
+            let Some(c) = brokers.controller(id) else {
                 return Some(format!(
                     "controller {id} has not registered, and may not support this feature"
                 ));

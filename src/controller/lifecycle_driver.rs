@@ -1,5 +1,5 @@
 //! A broker's life as the controller sees it: it registers, catches up with the metadata, is let
-//! in (unfenced), says every so often that it lives, and leaves in order
+//! in (unfenced), says every so often that it lives (`heartbeat_driver`), and leaves in order
 //! (`BrokerLifecycleManager.java`). Uses `base`, `metadata`, `pb`, `quorum`.
 
 use std::{
@@ -8,16 +8,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-    time::Instant,
-};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 use super::{
-    client_driver::{ControllerClient, Search},
+    client_driver::ControllerClient,
     command::{SubmitBody, SubmitCommand},
+    heartbeat_driver::Ended,
 };
 use crate::{
     base::{ErrorCode, NodeId, Offset, Uuid},
@@ -25,10 +21,9 @@ use crate::{
     pb::controller as pb,
 };
 
-/// Pause before the heartbeat after the one that said the broker has caught up.
-const CAUGHT_UP_PAUSE: Duration = Duration::from_millis(10);
-/// Pause between heartbeats while a controlled shutdown is waited for.
-const SHUTDOWN_PAUSE: Duration = Duration::from_millis(50);
+/// Pause before a registration that was refused is tried again; it doubles each time, up to the
+/// interval of heartbeats.
+const REGISTER_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where a broker is in its life (`BrokerState.java`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,11 +69,13 @@ pub struct BrokerSettings {
 }
 
 /// What the node asks of the life cycle.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Wishes {
-    ready: bool,
-    shut_down: bool,
-    offline_dirs: Vec<Uuid>,
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wishes {
+    pub(super) ready: bool,
+    pub(super) shut_down: bool,
+    pub(super) force: bool,
+    pub(super) offline_dirs: Vec<Uuid>,
+    pub(super) cordoned_dirs: Option<Vec<Uuid>>,
 }
 
 /// A broker's running life cycle. Dropping it ends the heartbeats.
@@ -86,6 +83,7 @@ struct Wishes {
 pub struct BrokerLifecycle {
     state: watch::Receiver<BrokerState>,
     epoch: watch::Receiver<i64>,
+    told_dirs: watch::Receiver<Vec<Uuid>>,
     wishes: watch::Sender<Wishes>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -102,6 +100,7 @@ impl BrokerLifecycle {
         let (state_tx, state) = watch::channel(BrokerState::Starting);
         let (epoch_tx, epoch) = watch::channel(-1);
         let (wishes, wished) = watch::channel(Wishes::default());
+        let (told_tx, told_dirs) = watch::channel(Vec::new());
         let life = Life {
             settings,
             client,
@@ -109,10 +108,14 @@ impl BrokerLifecycle {
             wished,
             state: state_tx,
             epoch: epoch_tx,
+            told_dirs: told_tx,
             caught_up: false,
+            fenced: false,
+            silent_since: None,
+            said: String::new(),
         };
         let task = Mutex::new(Some(tokio::spawn(life.run())));
-        Self { state, epoch, wishes, task }
+        Self { state, epoch, told_dirs, wishes, task }
     }
 
     /// Follows the state.
@@ -147,10 +150,39 @@ impl BrokerLifecycle {
         });
     }
 
+    /// Follows the failed directories that the controller has been told of.
+    #[must_use]
+    pub fn told_offline_dirs(&self) -> watch::Receiver<Vec<Uuid>> {
+        self.told_dirs.clone()
+    }
+
+    /// These log directories take no new replicas (KIP-1066). Not said before the first call.
+    pub fn set_cordoned_dirs(&self, mut dirs: Vec<Uuid>) {
+        dirs.sort_unstable();
+        self.wishes.send_if_modified(|w| {
+            let changed = w.cordoned_dirs.as_ref() != Some(&dirs);
+            w.cordoned_dirs = Some(dirs);
+            changed
+        });
+    }
+
+    /// Makes the next heartbeat come at once: somebody waits for how far this broker has read.
+    pub fn report(&self) {
+        self.wishes.send_modify(|_| {});
+    }
+
     /// Asks the controller to move what this broker leads. It may stop when the state is
-    /// [`BrokerState::ShuttingDown`]. Not registered, that is at once.
+    /// [`BrokerState::ShuttingDown`]. Not registered, that is at once. While partitions would fall
+    /// below `min.insync.replicas` by it, the controller refuses, which is said in the log, and is
+    /// asked again.
     pub fn begin_controlled_shutdown(&self) {
         self.wishes.send_if_modified(|w| !std::mem::replace(&mut w.shut_down, true));
+    }
+
+    /// As [`BrokerLifecycle::begin_controlled_shutdown`], whatever falls below
+    /// `min.insync.replicas`.
+    pub fn force_controlled_shutdown(&self) {
+        self.wishes.send_modify(|w| (w.shut_down, w.force) = (true, true));
     }
 
     fn take_task(&self) -> Option<JoinHandle<()>> {
@@ -175,237 +207,135 @@ impl Drop for BrokerLifecycle {
     }
 }
 
-/// A day that never comes, for calls that are bounded by something else.
-const FAR: Duration = Duration::from_secs(86_400);
-
-struct Life {
-    settings: BrokerSettings,
-    client: ControllerClient,
-    published: watch::Receiver<Offset>,
-    wished: watch::Receiver<Wishes>,
-    state: watch::Sender<BrokerState>,
-    epoch: watch::Sender<i64>,
-    /// The controller has said that the broker caught up.
-    caught_up: bool,
+/// What the running task has.
+pub(super) struct Life {
+    pub(super) settings: BrokerSettings,
+    pub(super) client: ControllerClient,
+    pub(super) published: watch::Receiver<Offset>,
+    pub(super) wished: watch::Receiver<Wishes>,
+    pub(super) state: watch::Sender<BrokerState>,
+    pub(super) epoch: watch::Sender<i64>,
+    pub(super) told_dirs: watch::Sender<Vec<Uuid>>,
+    /// The controller has said that this registration caught up.
+    pub(super) caught_up: bool,
+    /// The controller has fenced this broker after it had let it in.
+    pub(super) fenced: bool,
+    /// Since when no controller answers the wish to shut down.
+    pub(super) silent_since: Option<Instant>,
+    /// What was complained of last: not to be said twice.
+    pub(super) said: String,
 }
 
-/// Why a heartbeat stream ended.
-enum Ended {
-    /// The broker may stop.
-    Granted,
-    /// Another controller leads, if it is known which.
-    Moved(Option<i32>),
-    /// The controller does not answer.
-    Silent(String),
-    /// The node has gone.
-    Nobody,
-}
-
-fn uuid_bytes(ids: &[Uuid]) -> Vec<Bytes> {
+pub(super) fn uuid_bytes(ids: &[Uuid]) -> Vec<Bytes> {
     ids.iter().map(|id| Bytes::copy_from_slice(&id.0)).collect()
 }
 
 impl Life {
     async fn run(mut self) {
-        match self.register().await {
-            Some(epoch) => {
-                self.epoch.send_replace(epoch);
-                self.state.send_replace(BrokerState::Recovery);
-                self.beat().await;
+        let mut deadline = Instant::now().checked_add(self.settings.registration_timeout);
+        while let Some(epoch) = self.register(deadline).await {
+            self.epoch.send_replace(epoch);
+            self.state.send_replace(BrokerState::Recovery);
+            (self.caught_up, self.fenced) = (false, false);
+            match self.beat().await {
+                Ended::Granted => break,
+                Ended::Stale => tracing::error!(
+                    epoch,
+                    "the controller does not know this registration any longer: this broker was \
+                     unregistered, or another process has its node.id; registering anew"
+                ),
+                _ => return,
             }
-            None => _ = self.state.send_replace(BrokerState::ShuttingDown),
+            // It has served already: it may try for as long as it takes.
+            (deadline, self.settings.previous_broker_epoch) = (None, epoch);
         }
+        self.state.send_replace(BrokerState::ShuttingDown);
     }
 
     fn registration(&self) -> SubmitCommand {
         let s = &self.settings;
+        let offline = self.wished.borrow().offline_dirs.clone();
         let mut log_dirs = s.log_dirs.clone();
+        log_dirs.retain(|dir| !offline.contains(dir));
         log_dirs.sort_unstable();
-        let endpoint = |e: &Endpoint| pb::Endpoint {
-            name: e.name.to_string(),
-            host: e.host.to_string(),
-            port: u32::from(e.port),
-            security_protocol: i32::from(e.security_protocol),
-        };
-        let feature = |(name, range): &(String, VersionRange)| pb::FeatureRange {
-            name: name.clone(),
-            min: i32::from(range.min),
-            max: i32::from(range.max),
-        };
         SubmitCommand::RegisterBroker(pb::RegisterBroker {
             broker_id: s.node_id.0,
             cluster_id: s.cluster_id.clone(),
             incarnation_id: Bytes::copy_from_slice(&s.incarnation.0),
-            endpoints: s.endpoints.iter().map(endpoint).collect(),
-            features: s.features.iter().map(feature).collect(),
+            endpoints: s.endpoints.iter().map(endpoint_to_pb).collect(),
+            features: s.features.iter().map(feature_to_pb).collect(),
             rack: s.rack.clone(),
             log_dirs: uuid_bytes(&log_dirs),
             previous_broker_epoch: s.previous_broker_epoch,
         })
     }
 
-    /// Registers until it is done; `None` if it cannot be done in time or the node shuts down.
-    async fn register(&mut self) -> Option<i64> {
-        let deadline = Instant::now() + self.settings.registration_timeout;
+    /// Registers until it is done; `None` if it cannot be done by `deadline`, or the node shuts
+    /// down.
+    async fn register(&mut self, deadline: Option<Instant>) -> Option<i64> {
+        let mut pause = REGISTER_PAUSE;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
+            let left = deadline.map_or(self.settings.registration_timeout, |at| {
+                at.saturating_duration_since(Instant::now())
+            });
             if left.is_zero() {
                 tracing::error!("the controller did not take this broker's registration in time");
                 return None;
             }
-            let submitted = self.client.submit(self.registration(), left);
-            let wished = self.wished.wait_for(|w| w.shut_down);
-            let answer = tokio::select! {
-                answer = submitted => answer,
-                _ = wished => return None,
-            };
-            match answer.map(|reply| (reply.error, reply.error_message, reply.reply)) {
-                Ok((0, _, Some(SubmitBody::RegisterBroker(body)))) if body.error == 0 => {
-                    tracing::info!(epoch = body.broker_epoch, "registered with the controller");
-                    return Some(body.broker_epoch);
+            match self.register_once(left).await? {
+                Ok(epoch) => {
+                    tracing::info!(epoch, "registered with the controller");
+                    return Some(epoch);
                 }
-                Ok((error, message, body)) => {
-                    let (error, message) = match body {
-                        Some(SubmitBody::RegisterBroker(b)) if error == 0 => {
-                            (b.error, b.error_message)
-                        }
-                        _ => (error, message),
-                    };
-                    let error = i16::try_from(error).map_or(ErrorCode::UnknownServerError, named);
-                    let message = message.unwrap_or_default();
-                    tracing::error!(?error, "the controller refused the registration: {message}");
+                Err(why) if why != self.said => {
+                    tracing::error!("the controller refused the registration: {why}");
+                    self.said = why;
                 }
-                Err(e) => tracing::error!("the registration failed: {e}"),
+                Err(_) => {}
             }
-            let again = Instant::now() + self.settings.heartbeat_interval;
-            tokio::time::sleep_until(again.min(deadline)).await;
+            let until = Instant::now() + pause.min(self.settings.heartbeat_interval);
+            tokio::time::sleep_until(deadline.map_or(until, |at| until.min(at))).await;
+            pause = pause.saturating_mul(2).min(self.settings.heartbeat_interval);
         }
     }
 
-    /// Heartbeats until the controller lets the broker go.
-    async fn beat(&mut self) {
-        let mut search = Search::default();
-        let mut said = String::new();
-        loop {
-            match self.one_stream(&mut search).await {
-                Ended::Granted => {
-                    self.state.send_replace(BrokerState::ShuttingDown);
-                    return;
-                }
-                Ended::Nobody => return,
-                Ended::Moved(leader) => search.moved(leader),
-                Ended::Silent(why) => {
-                    search.silent();
-                    if said != why {
-                        tracing::warn!("no heartbeat reaches the controller: {why}");
-                    }
-                    said = why;
-                }
-            }
-            self.client.pause(Instant::now() + self.settings.heartbeat_interval).await;
-        }
-    }
-
-    async fn one_stream(&mut self, search: &mut Search) -> Ended {
-        let far = Instant::now() + FAR;
-        let Some((_, mut client)) = self.client.next_client(search, far).await else {
-            return Ended::Silent("no controller is known".to_owned());
+    /// `None` if the node shuts down.
+    async fn register_once(&mut self, left: Duration) -> Option<Result<i64, String>> {
+        let submitted = self.client.submit(self.registration(), left);
+        let mut wished = self.wished.clone();
+        let answer = tokio::select! {
+            answer = submitted => answer,
+            _ = wished.wait_for(|w| w.shut_down) => return None,
         };
-        let patience = self.settings.heartbeat_interval;
-        let (beats, outgoing) = mpsc::channel(1);
-        // There is room: the channel is new.
-        let _ = beats.try_send(self.heartbeat());
-        let opening = client.heartbeat(ReceiverStream::new(outgoing));
-        let mut replies = match tokio::time::timeout(patience, opening).await {
-            Ok(Ok(opened)) => opened.into_inner(),
-            Ok(Err(status)) => return Ended::Silent(status.to_string()),
-            Err(_) => return Ended::Silent("the controller is silent".to_owned()),
+        let reply = match answer {
+            Ok(reply) => reply,
+            Err(e) => return Some(Err(e.to_string())),
         };
-        loop {
-            let reply = match tokio::time::timeout(patience, replies.message()).await {
-                Ok(Ok(Some(reply))) => reply,
-                Ok(Ok(None)) => return Ended::Silent("the controller ended the stream".to_owned()),
-                Ok(Err(status)) => return Ended::Silent(status.to_string()),
-                Err(_) => return Ended::Silent("the controller is silent".to_owned()),
-            };
-            if reply.error == i32::from(ErrorCode::NotController.code()) {
-                return Ended::Moved(reply.leader);
+        let (error, message) = match reply.reply {
+            Some(SubmitBody::RegisterBroker(b)) if (reply.error, b.error) == (0, 0) => {
+                return Some(Ok(b.broker_epoch));
             }
-            let pause = match self.take_in(&reply) {
-                Some(pause) => pause,
-                None => return Ended::Granted,
-            };
-            if !self.until_next(pause).await {
-                return Ended::Nobody;
-            }
-            if beats.send(self.heartbeat()).await.is_err() {
-                return Ended::Silent("the stream broke".to_owned());
-            }
-        }
-    }
-
-    fn heartbeat(&self) -> pb::HeartbeatRequest {
-        let wishes = self.wished.borrow();
-        pb::HeartbeatRequest {
-            broker_id: self.settings.node_id.0,
-            broker_epoch: *self.epoch.borrow(),
-            metadata_offset: *self.published.borrow(),
-            want_fence: !wishes.ready,
-            want_shut_down: wishes.shut_down,
-            offline_log_dirs: uuid_bytes(&wishes.offline_dirs),
-        }
-    }
-
-    /// Moves on by an answer; the pause before the next heartbeat, `None` if it was the last.
-    fn take_in(&mut self, reply: &pb::HeartbeatReply) -> Option<Duration> {
-        let interval = self.settings.heartbeat_interval;
-        if reply.error != 0 {
-            let error = i16::try_from(reply.error).map_or(ErrorCode::UnknownServerError, named);
-            tracing::warn!(?error, "the controller refused a heartbeat");
-            return Some(interval);
-        }
-        let state = *self.state.borrow();
-        let wants_shut_down = self.wished.borrow().shut_down;
-        if wants_shut_down {
-            if reply.should_shut_down {
-                return None;
-            }
-            self.state.send_replace(BrokerState::PendingControlledShutdown);
-            return Some(SHUTDOWN_PAUSE.min(interval));
-        }
-        match state {
-            BrokerState::Recovery if !reply.is_fenced => {
-                tracing::info!("this broker is unfenced");
-                self.state.send_replace(BrokerState::Running);
-                Some(interval)
-            }
-            BrokerState::Recovery if reply.is_caught_up && !self.caught_up => {
-                self.caught_up = true;
-                Some(CAUGHT_UP_PAUSE.min(interval))
-            }
-            _ => Some(interval),
-        }
-    }
-
-    /// Waits for the next heartbeat's time, which comes early when there is news for the
-    /// controller; false if the node has gone.
-    async fn until_next(&mut self, pause: Duration) -> bool {
-        let registered = *self.epoch.borrow();
-        let catching_up =
-            *self.state.borrow() == BrokerState::Recovery && *self.published.borrow() < registered;
-        let caught_up = async {
-            if !catching_up || self.published.wait_for(|at| *at >= registered).await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            Some(SubmitBody::RegisterBroker(b)) if reply.error == 0 => (b.error, b.error_message),
+            _ => (reply.error, reply.error_message),
         };
-        tokio::select! {
-            () = tokio::time::sleep(pause) => true,
-            () = caught_up => true,
-            changed = self.wished.changed() => changed.is_ok(),
-        }
+        Some(Err(format!("{} {}", named(error).name(), message.unwrap_or_default())))
     }
 }
 
-fn named(code: i16) -> ErrorCode {
-    ErrorCode::from_code(code)
+pub(super) fn endpoint_to_pb(e: &Endpoint) -> pb::Endpoint {
+    pb::Endpoint {
+        name: e.name.to_string(),
+        host: e.host.to_string(),
+        port: u32::from(e.port),
+        security_protocol: i32::from(e.security_protocol),
+    }
+}
+
+pub(super) fn feature_to_pb((name, range): &(String, VersionRange)) -> pb::FeatureRange {
+    pb::FeatureRange { name: name.clone(), min: i32::from(range.min), max: i32::from(range.max) }
+}
+
+/// The error of that number.
+pub(super) fn named(code: i32) -> ErrorCode {
+    i16::try_from(code).map_or(ErrorCode::UnknownServerError, ErrorCode::from_code)
 }

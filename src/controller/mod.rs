@@ -5,6 +5,7 @@
 //! Uses `base`, `config`, `metadata`, `quorum`, `pb`.
 
 mod alter_partition;
+mod backlog;
 mod brokers;
 mod client_driver;
 pub mod command;
@@ -12,13 +13,21 @@ mod configs;
 mod core;
 mod draft;
 mod driver;
+mod elect_leaders;
 mod elections;
 mod features;
+mod heartbeat_driver;
+mod heartbeats;
 mod index;
 mod lifecycle_driver;
+mod lines_driver;
 mod partitions;
 mod placement;
 mod producer_ids;
+mod pulse_driver;
+mod quorum_driver;
+mod reassignments;
+mod registration_driver;
 mod schema;
 pub mod service_driver;
 mod sessions;
@@ -33,4 +42,5 @@ pub use core::{Core, Settings, TopicDefaults};
 pub use draft::Draft;
 pub use driver::{ControllerDriver, ControllerHandle};
 pub use lifecycle_driver::{BrokerLifecycle, BrokerSettings, BrokerState};
+pub use registration_driver::{ControllerRegistration, ControllerSettings};
 pub use schema::{ConfigSchema, EffectiveConfig};

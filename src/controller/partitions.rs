@@ -75,6 +75,18 @@ impl<'a> ChangeBuilder<'a> {
         self
     }
 
+    /// Other replicas, the preferred leader first.
+    pub(super) fn replicas(mut self, replicas: Vec<NodeId>) -> Self {
+        self.replicas = replicas;
+        self
+    }
+
+    /// Which of the replicas a reassignment adds and removes.
+    pub(super) fn reassigning(mut self, adding: Vec<NodeId>, removing: Vec<NodeId>) -> Self {
+        (self.adding, self.removing) = (adding, removing);
+        self
+    }
+
     pub(super) const fn recovery(mut self, state: LeaderRecoveryState) -> Self {
         self.recovery = state;
         self
@@ -155,7 +167,9 @@ impl<'a> ChangeBuilder<'a> {
             self.elr.iter().chain(&self.partition.isr).copied().collect();
         self.elr = candidates
             .into_iter()
-            .filter(|n| !self.isr.contains(n) && Some(*n) != self.unclean_shutdown)
+            // One that a reassignment took away holds nothing any more.
+            .filter(|n| self.replicas.contains(n) && !self.isr.contains(n))
+            .filter(|n| Some(*n) != self.unclean_shutdown)
             .collect();
     }
 

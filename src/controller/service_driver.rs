@@ -1,14 +1,13 @@
 //! The gRPC service of the controller listener: commands and broker heartbeats, put to this node's
-//! controller. A heartbeat stream that ends is a failure signal: the broker's address is dialled
-//! once, and a refused connection says that its process is gone. Uses `base`, `pb`, `quorum`.
+//! controller; a heartbeat stream that ends is looked after (`lines_driver`). Uses `base`, `pb`,
+//! `quorum`.
 
-use std::{io, pin::Pin, sync::Arc, time::Duration};
+use std::pin::Pin;
 
 use futures::Stream;
-use tokio::net::TcpStream;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
-use super::driver::ControllerHandle;
+use super::{driver::ControllerHandle, lines_driver};
 use crate::{
     base::{ErrorCode, NodeId},
     pb::controller::{self as pb, controller_server},
@@ -16,8 +15,6 @@ use crate::{
 
 /// Largest command or answer, in bytes.
 pub(super) const MESSAGE_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// A broker whose stream broke is dialled for so long.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Adds the controller's service to the routes of the controller listener.
 #[must_use]
@@ -40,6 +37,7 @@ impl controller_server::Controller for ControllerService {
         &self,
         request: Request<pb::SubmitRequest>,
     ) -> Result<Response<pb::SubmitReply>, Status> {
+        self.controller.doorman().check_cluster(request.metadata())?;
         let command = request.into_inner().command;
         let command = command.ok_or_else(|| Status::unimplemented("the command is not known"))?;
         Ok(Response::new(self.controller.submit(command).await))
@@ -51,10 +49,12 @@ impl controller_server::Controller for ControllerService {
         &self,
         request: Request<Streaming<pb::HeartbeatRequest>>,
     ) -> Result<Response<Replies>, Status> {
+        self.controller.doorman().check_cluster(request.metadata())?;
         let line = Line {
             controller: self.controller.clone(),
             heartbeats: request.into_inner(),
-            watch: Watch::default(),
+            number: self.controller.lines().number(),
+            sender: None,
         };
         let replies = futures::stream::unfold(Some(line), |line| async move {
             let mut line = line?;
@@ -65,54 +65,36 @@ impl controller_server::Controller for ControllerService {
     }
 }
 
-/// The heartbeats of one broker.
+/// One stream of heartbeats.
 struct Line {
     controller: ControllerHandle,
     heartbeats: Streaming<pb::HeartbeatRequest>,
-    watch: Watch,
+    number: u64,
+    /// Who was heard last, in which epoch, and whether it was let go.
+    sender: Option<(NodeId, i64, bool)>,
 }
-
-/// Looks after the broker when its stream goes out of use, however that happens: the transport
-/// drops a stream whose connection is lost without another word.
-#[derive(Default)]
-struct Watch(Option<(ControllerHandle, NodeId, i64)>);
 
 impl Line {
     async fn next(&mut self) -> Option<pb::HeartbeatReply> {
-        // However it ends, the dial tells a broker that only reconnects from one that is gone.
         let request = self.heartbeats.message().await.ok().flatten()?;
         let (broker, epoch) = (NodeId(request.broker_id), request.broker_epoch);
         let reply = self.controller.heartbeat(request).await;
-        let watched = reply.error == i32::from(ErrorCode::None.code()) && !reply.should_shut_down;
-        self.watch.0 = watched.then(|| (self.controller.clone(), broker, epoch));
+        if reply.error == i32::from(ErrorCode::None.code()) {
+            self.controller.lines().heard(broker, epoch, self.number);
+            self.sender = Some((broker, epoch, reply.should_shut_down));
+        }
         Some(reply)
     }
 }
 
-impl Drop for Watch {
+/// However the stream ends: the transport drops one whose connection is lost without another word.
+impl Drop for Line {
     fn drop(&mut self) {
-        if let Some((controller, broker, epoch)) = self.0.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            // Bounded by the dial's timeout; it holds nothing that a shutdown waits for.
-            runtime.spawn(look_after(controller, broker, epoch));
+        let Some((broker, epoch, let_go)) = self.sender.take() else { return };
+        let lost = self.controller.lines().ended(broker, self.number) && !let_go;
+        if lost && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // It ends with the session at the latest, and holds nothing that a shutdown waits for.
+            runtime.spawn(lines_driver::lost(self.controller.clone(), broker, epoch));
         }
-    }
-}
-
-async fn look_after(controller: ControllerHandle, broker: NodeId, epoch: i64) {
-    let image = controller.image();
-    let Some(registration) = image.brokers().get(broker) else { return };
-    let Some(endpoint) = registration.endpoints.first() else { return };
-    if registration.epoch != epoch {
-        return;
-    }
-    let host = Arc::clone(&endpoint.host);
-    let dial = TcpStream::connect((&*host, endpoint.port));
-    if let Ok(Err(e)) = tokio::time::timeout(DIAL_TIMEOUT, dial).await
-        && e.kind() == io::ErrorKind::ConnectionRefused
-    {
-        tracing::info!(broker = broker.0, epoch, "broke its heartbeats and refuses connections");
-        controller.broker_gone(broker, epoch).await;
     }
 }

@@ -17,8 +17,19 @@ struct Session {
     metadata_offset: Offset,
     /// Whether this incarnation keeps the id from others while its session lasts.
     holds_id: bool,
+    /// Its last heartbeat asked to shut down.
+    stops: bool,
     /// Every active broker must have read up to here before it may stop.
     shutdown_offset: Option<Offset>,
+}
+
+/// What a heartbeat tells of its sender.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Contact {
+    /// The newest metadata it has.
+    pub(super) offset: Offset,
+    /// Whether it asks to shut down.
+    pub(super) stops: bool,
 }
 
 /// All sessions.
@@ -43,6 +54,7 @@ impl Sessions {
                     contact: (!b.fenced).then_some(now),
                     metadata_offset: -1,
                     holds_id: b.id != settings.node,
+                    stops: false,
                     shutdown_offset: b.in_controlled_shutdown.then_some(image.position.offset),
                 },
             );
@@ -65,12 +77,13 @@ impl Sessions {
     }
 
     /// A heartbeat came.
-    pub(super) fn touch(&mut self, broker: NodeId, epoch: i64, offset: Offset, now: Mono) {
+    pub(super) fn touch(&mut self, broker: NodeId, epoch: i64, said: Contact, now: Mono) {
         let fresh = Session {
             epoch,
             contact: None,
-            metadata_offset: offset,
+            metadata_offset: said.offset,
             holds_id: true,
+            stops: said.stops,
             shutdown_offset: None,
         };
         let s = self.by_broker.entry(broker).or_insert(fresh);
@@ -79,7 +92,21 @@ impl Sessions {
         }
         s.contact = Some(now);
         s.holds_id = true;
-        s.metadata_offset = offset;
+        s.stops = said.stops;
+        s.metadata_offset = said.offset;
+    }
+
+    /// Whether this incarnation asked to shut down when it was last heard of.
+    pub(super) fn stops(&self, broker: NodeId, epoch: i64) -> bool {
+        self.by_broker.get(&broker).is_some_and(|s| s.epoch == epoch && s.stops)
+    }
+
+    /// The controller itself stood still, and heard of nobody: every session that lasts begins
+    /// anew.
+    pub(super) fn renew(&mut self, now: Mono) {
+        for contact in self.by_broker.values_mut().filter_map(|s| s.contact.as_mut()) {
+            *contact = now;
+        }
     }
 
     /// The connection of this incarnation broke.
@@ -131,6 +158,20 @@ impl Sessions {
         }
     }
 
+    /// Whether a broker is in controlled shutdown.
+    pub(super) fn any_shutting_down(&self) -> bool {
+        self.by_broker.values().any(|s| s.shutdown_offset.is_some())
+    }
+
+    /// If the broker is in controlled shutdown, the entry at `offset` took a leadership from it,
+    /// which every active broker must have read too.
+    pub(super) fn lost_leadership(&mut self, broker: NodeId, offset: Offset) {
+        let session = self.by_broker.get_mut(&broker);
+        if let Some(until) = session.and_then(|s| s.shutdown_offset.as_mut()) {
+            *until = offset.max(*until);
+        }
+    }
+
     /// The broker is fenced, which ends its controlled shutdown.
     pub(super) fn fenced(&mut self, broker: NodeId) {
         if let Some(s) = self.by_broker.get_mut(&broker) {
@@ -147,5 +188,84 @@ impl Sessions {
         active
             .map(|b| self.by_broker.get(&b.id).map_or(-1, |s| s.metadata_offset))
             .all(|offset| until <= offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId(1);
+
+    fn ms(n: i64) -> Mono {
+        Mono(0).after_ms(n)
+    }
+
+    fn sessions() -> Sessions {
+        Sessions { timeout_ms: 9000, by_broker: BTreeMap::new() }
+    }
+
+    fn said(offset: Offset) -> Contact {
+        Contact { offset, stops: false }
+    }
+
+    #[test]
+    fn a_session_lasts_for_the_timeout_and_holds_the_id() {
+        let mut s = sessions();
+        s.touch(NODE, 5, said(7), ms(100));
+        assert!(s.holds_id(NODE, 5, ms(9099)));
+        assert!(!s.holds_id(NODE, 5, ms(9100)), "it ended");
+        assert!(!s.holds_id(NODE, 6, ms(200)), "another incarnation");
+        assert_eq!((s.first_expired(ms(9099)), s.next_end()), (None, ms(9100)));
+        assert_eq!(s.first_expired(ms(9100)), Some((NODE, 5)));
+        s.end(NODE);
+        assert_eq!((s.first_expired(ms(9100)), s.next_end()), (None, Mono::NEVER));
+    }
+
+    #[test]
+    fn a_broken_connection_gives_the_id_up_until_the_next_heartbeat() {
+        let mut s = sessions();
+        s.touch(NODE, 5, said(7), ms(0));
+        s.disconnected(NODE, 4);
+        assert!(s.holds_id(NODE, 5, ms(1)), "the connection of an earlier incarnation");
+        s.disconnected(NODE, 5);
+        assert!(!s.holds_id(NODE, 5, ms(1)));
+        assert_eq!(s.next_end(), ms(9000), "it is not fenced by that");
+        s.touch(NODE, 5, said(7), ms(2));
+        assert!(s.holds_id(NODE, 5, ms(3)));
+    }
+
+    #[test]
+    fn sessions_begin_anew_after_the_controller_stood_still() {
+        let mut s = sessions();
+        s.touch(NODE, 5, said(7), ms(0));
+        s.touch(NodeId(2), 6, said(7), ms(0));
+        s.end(NodeId(2));
+        s.renew(ms(20_000));
+        assert_eq!(s.first_expired(ms(28_999)), None);
+        assert_eq!(s.first_expired(ms(29_000)), Some((NODE, 5)));
+        s.end(NODE);
+        assert_eq!(s.next_end(), Mono::NEVER, "what has ended does not begin again");
+    }
+
+    #[test]
+    fn the_silent_for_longest_goes_first() {
+        let mut s = sessions();
+        for (id, at) in [(1, 30), (2, 10), (3, 20)] {
+            s.touch(NodeId(id), 5, said(7), ms(at));
+        }
+        assert_eq!(s.first_expired(ms(20_000)), Some((NodeId(2), 5)));
+        s.forget(NodeId(2));
+        assert_eq!(s.first_expired(ms(20_000)), Some((NodeId(3), 5)));
+    }
+
+    #[test]
+    fn a_wish_to_stop_is_known_of_that_incarnation() {
+        let mut s = sessions();
+        s.touch(NODE, 5, Contact { offset: 7, stops: true }, ms(0));
+        s.end(NODE);
+        assert!(s.stops(NODE, 5) && !s.stops(NODE, 6));
+        s.touch(NODE, 6, said(7), ms(1));
+        assert!(!s.stops(NODE, 6) && !s.stops(NODE, 5));
     }
 }

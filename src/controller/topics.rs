@@ -197,11 +197,10 @@ impl Turn<'_> {
     /// Places new partitions over the brokers.
     pub(super) fn place(&mut self, count: usize, factor: usize) -> Result<Vec<Placed>, Refusal> {
         let brokers = self.draft.image().brokers();
-        let usable = brokers.iter().filter(|b| !b.in_controlled_shutdown).map(|b| Usable {
-            id: b.id,
-            rack: b.rack.clone(),
-            fenced: b.fenced,
-        });
+        // One that is fenced has ended its shutdown, and may come back.
+        let usable = brokers.iter().filter(|b| b.fenced || !b.in_controlled_shutdown);
+        let usable = usable.filter(|b| b.takes_replicas());
+        let usable = usable.map(|b| Usable { id: b.id, rack: b.rack.clone(), fenced: b.fenced });
         let placed = Placer::new(usable, self.rng).place(count, factor)?;
         placed
             .into_iter()
@@ -252,13 +251,13 @@ impl Turn<'_> {
         Ok(by_partition.into_values().collect())
     }
 
-    /// Checks one assigned partition; with `factor`, it must have that many replicas.
-    pub(super) fn check_assignment(
+    /// Checks the replicas of one assigned partition; with `factor`, there must be so many
+    /// (`validateManualPartitionAssignment`).
+    pub(super) fn check_replicas(
         &self,
-        partition: PartitionId,
         broker_ids: &[i32],
         factor: Option<usize>,
-    ) -> Result<Placed, Refusal> {
+    ) -> Result<(), Refusal> {
         if broker_ids.is_empty() {
             let text = "The manual partition assignment includes an empty replica list.";
             return Err(assignment_refused(text));
@@ -286,6 +285,17 @@ impl Turn<'_> {
                 broker_ids.len()
             )));
         }
+        Ok(())
+    }
+
+    /// Checks one assigned partition; with `factor`, it must have that many replicas.
+    pub(super) fn check_assignment(
+        &self,
+        partition: PartitionId,
+        broker_ids: &[i32],
+        factor: Option<usize>,
+    ) -> Result<Placed, Refusal> {
+        self.check_replicas(broker_ids, factor)?;
         let replicas: Vec<NodeId> = broker_ids.iter().map(|id| NodeId(*id)).collect();
         let isr = self.active_of(&replicas);
         if isr.is_empty() {

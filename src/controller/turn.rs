@@ -5,9 +5,12 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 
 use crate::base::{ErrorCode, NodeId, Now, Uuid};
-use crate::metadata::{BrokerRegistration, Image};
+use crate::metadata::{BrokerRegistration, ConfigResource, Image};
 
-use super::{command::Refusal, core::Settings, draft::Draft, index::Index, sessions::Sessions};
+use super::{
+    backlog::Backlog, command::Refusal, core::Settings, draft::Draft, index::Index,
+    sessions::Sessions,
+};
 
 /// See the file's head. The other files add their commands to it.
 #[derive(Debug)]
@@ -16,6 +19,7 @@ pub(super) struct Turn<'a> {
     pub(super) sessions: &'a mut Sessions,
     /// Over the committed image: what the draft changed is not in it.
     pub(super) index: &'a Index,
+    pub(super) backlog: &'a mut Backlog,
     pub(super) rng: &'a mut StdRng,
     pub(super) draft: &'a mut Draft,
     pub(super) now: Now,
@@ -51,18 +55,25 @@ impl Turn<'_> {
         known.unwrap_or(crate::metadata::features::METADATA_VERSION_MIN)
     }
 
+    /// A topic's key: its own value, else the dynamic one of this node, else that of all brokers
+    /// (`ConfigurationControlManager.getTopicConfig`).
+    fn topic_setting(&self, topic: &str, key: &str) -> Option<&str> {
+        let configs = self.image().configs();
+        let own = configs.value(&ConfigResource::topic(topic), key);
+        own.or_else(|| configs.value(&ConfigResource::broker(self.settings.node), key))
+            .or_else(|| configs.value(&ConfigResource::all_brokers(), key))
+    }
+
     /// `min.insync.replicas` of a topic, at most its replication factor.
     pub(super) fn min_isr(&self, topic: &str, replication_factor: usize) -> usize {
-        let key = "min.insync.replicas";
-        let text = self.image().topic_setting(topic, key, key);
+        let text = self.topic_setting(topic, "min.insync.replicas");
         let set = text.and_then(|v| v.trim().parse().ok());
         set.unwrap_or(self.settings.defaults.min_insync_replicas).min(replication_factor)
     }
 
     /// Whether a topic prefers a leader that may lack records to none.
     pub(super) fn unclean_election(&self, topic: &str) -> bool {
-        let key = "unclean.leader.election.enable";
-        let text = self.image().topic_setting(topic, key, key);
+        let text = self.topic_setting(topic, "unclean.leader.election.enable");
         text.map_or(self.settings.defaults.unclean_leader_election, |v| {
             v.trim().eq_ignore_ascii_case("true")
         })

@@ -65,6 +65,9 @@ pub struct BrokerRegistration {
     pub fenced: bool,
     /// Whether it is shutting down.
     pub in_controlled_shutdown: bool,
+    /// Log directories that take no new replicas (KIP-1066), sorted; `None` until the broker has
+    /// said which.
+    pub cordoned_dirs: Option<Vec<Uuid>>,
 }
 
 impl BrokerRegistration {
@@ -87,6 +90,13 @@ impl BrokerRegistration {
         dir == Uuid::UNASSIGNED_DIR || dir.is_zero() || self.log_dirs.binary_search(&dir).is_ok()
     }
 
+    /// Whether new replicas may be placed on it: one of its directories at least is not cordoned.
+    #[must_use]
+    pub fn takes_replicas(&self) -> bool {
+        let Some(cordoned) = &self.cordoned_dirs else { return true };
+        self.log_dirs.is_empty() || self.log_dirs.iter().any(|d| cordoned.binary_search(d).is_err())
+    }
+
     fn to_record(&self) -> RegisterBroker {
         RegisterBroker {
             id: self.id,
@@ -98,6 +108,7 @@ impl BrokerRegistration {
             log_dirs: self.log_dirs.clone(),
             fenced: self.fenced,
             in_controlled_shutdown: self.in_controlled_shutdown,
+            cordoned_dirs: self.cordoned_dirs.clone(),
         }
     }
 }
@@ -179,6 +190,7 @@ impl Brokers {
             log_dirs: r.log_dirs.clone(),
             fenced: r.fenced,
             in_controlled_shutdown: r.in_controlled_shutdown,
+            cordoned_dirs: r.cordoned_dirs.clone(),
         };
         self.brokers.insert(r.id, Arc::new(registration));
     }
@@ -190,6 +202,9 @@ impl Brokers {
         new.in_controlled_shutdown = c.in_controlled_shutdown.unwrap_or(new.in_controlled_shutdown);
         if let Some(dirs) = &c.log_dirs {
             new.log_dirs.clone_from(dirs);
+        }
+        if c.cordoned_dirs.is_some() {
+            new.cordoned_dirs.clone_from(&c.cordoned_dirs);
         }
         self.brokers.insert(c.id, Arc::new(new));
         Ok(())

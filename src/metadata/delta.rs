@@ -227,6 +227,7 @@ impl Delta {
                 next.configs.set(resource, key, value.as_deref());
                 touched.configs.insert(resource.clone());
             }
+            Record::ClearElr { topic } => Self::clear_elr(next, touched, *topic)?,
             Record::ProducerIds { next: to, .. } => {
                 if *to < next.next_producer_id {
                     let known = next.next_producer_id;
@@ -234,6 +235,21 @@ impl Delta {
                 }
                 next.next_producer_id = *to;
                 touched.producer_ids = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn clear_elr(
+        next: &mut Image,
+        touched: &mut Touched,
+        topic: Option<Uuid>,
+    ) -> Result<(), ReplayError> {
+        let ids = topic.map_or_else(|| next.topics.ids(), |id| vec![id]);
+        for id in ids {
+            let cleared = next.topics.clear_elr(id)?;
+            if !cleared.is_empty() {
+                touched.topics.entry(id).or_default().extend(cleared);
             }
         }
         Ok(())

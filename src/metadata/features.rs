@@ -24,6 +24,8 @@ pub const METADATA_VERSION_MIN: i16 = 7;
 pub const METADATA_VERSION_MAX: i16 = 30;
 /// From this metadata version on (3.7-IV2), registrations name log directories.
 pub const METADATA_VERSION_DIRECTORIES: i16 = 17;
+/// From this metadata version on (4.3-IV0), brokers say which log directories are cordoned.
+pub const METADATA_VERSION_CORDONED: i16 = 30;
 /// From this metadata version on (3.6-IV0), an ISR shrink does not raise the leader epoch.
 pub const METADATA_VERSION_QUIET_SHRINK: i16 = 12;
 
@@ -120,7 +122,7 @@ pub const FEATURES: &[Feature] = &[
         name: KRAFT_VERSION,
         levels: &[Level { level: 1, bootstrap: 21, needs: &[] }],
         supported_max: 1,
-        served_max: 0,
+        served_max: 1,
     },
     Feature {
         name: TRANSACTION_VERSION,

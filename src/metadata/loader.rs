@@ -164,7 +164,7 @@ mod tests {
         let node = NodeId(i32::from(a % 4));
         let topic = image.topics().iter().nth(usize::from(a) % image.topics().len().max(1));
         let broker = image.brokers().get(node);
-        match (kind % 11, topic, broker) {
+        match (kind % 12, topic, broker) {
             (0, ..) => {
                 Record::FeatureLevel { name: format!("f{}", a % 3).into(), level: (b % 3).into() }
             }
@@ -183,6 +183,7 @@ mod tests {
                 log_dirs: vec![Uuid([a; 16])],
                 fenced: b.is_multiple_of(3),
                 in_controlled_shutdown: false,
+                cordoned_dirs: b.is_multiple_of(5).then(|| vec![Uuid([a; 16])]),
             }),
             (2, _, Some(broker)) => {
                 let mut c = record::BrokerRegistrationChange::of(node, broker.epoch);
@@ -219,6 +220,7 @@ mod tests {
                 key: format!("k{}", b % 3),
                 value: a.is_multiple_of(2).then(|| b.to_string()),
             },
+            (11, Some(t), _) => Record::ClearElr { topic: b.is_multiple_of(2).then_some(t.id) },
             (10, ..) => Record::ProducerIds {
                 broker: node,
                 epoch: 1,

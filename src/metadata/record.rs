@@ -63,6 +63,11 @@ pub enum Record {
         /// Its value; `None` takes the key away.
         value: Option<String>,
     },
+    /// Eligible leader replicas are forgotten, since the minimum that they rest on has changed.
+    ClearElr {
+        /// The topic; `None` for all.
+        topic: Option<Uuid>,
+    },
     /// All producer ids below `next` have been handed out.
     ProducerIds {
         /// The broker that got the last block.
@@ -90,6 +95,7 @@ impl Record {
             Self::PartitionChange(_) => "PartitionChange",
             Self::RemoveTopic { .. } => "RemoveTopic",
             Self::Config { .. } => "Config",
+            Self::ClearElr { .. } => "ClearElr",
             Self::ProducerIds { .. } => "ProducerIds",
         }
     }
@@ -116,6 +122,9 @@ pub struct RegisterBroker {
     pub fenced: bool,
     /// Whether it is shutting down.
     pub in_controlled_shutdown: bool,
+    /// Log directories that take no new replicas (KIP-1066), sorted; `None` until the broker has
+    /// said which.
+    pub cordoned_dirs: Option<Vec<Uuid>>,
 }
 
 /// See [`Record::BrokerRegistrationChange`]; `None` leaves a field as it is.
@@ -131,13 +140,22 @@ pub struct BrokerRegistrationChange {
     pub in_controlled_shutdown: Option<bool>,
     /// Its online log directories, sorted.
     pub log_dirs: Option<Vec<Uuid>>,
+    /// Log directories that take no new replicas, sorted.
+    pub cordoned_dirs: Option<Vec<Uuid>>,
 }
 
 impl BrokerRegistrationChange {
     /// A change of nothing yet.
     #[must_use]
     pub const fn of(id: NodeId, epoch: i64) -> Self {
-        Self { id, epoch, fenced: None, in_controlled_shutdown: None, log_dirs: None }
+        Self {
+            id,
+            epoch,
+            fenced: None,
+            in_controlled_shutdown: None,
+            log_dirs: None,
+            cordoned_dirs: None,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message as _;
+use prost::{Message as _, encoding::encoded_len_varint};
 
 use crate::base::{NodeId, PartitionId, Uuid};
 use crate::pb::metadata as pb;
@@ -53,9 +53,44 @@ pub fn encode_batch(records: &[Record]) -> Bytes {
 /// How many bytes one record takes within a batch.
 #[must_use]
 pub fn encoded_len(record: &Record) -> usize {
-    let len = to_pb(record).encoded_len();
+    let len = match record {
+        // There may be millions of these: they are measured without being made.
+        Record::Partition(p) => 4 + partition_len(p),
+        Record::PartitionChange(c) => 4 + change_len(c),
+        other => to_pb(other).encoded_len(),
+    };
     // Tag, length prefix (at most five bytes below 32 GiB), content.
     len + 6
+}
+
+/// The length of an id field.
+const UUID_LEN: usize = 18;
+
+/// The length of a number field; at most, where the number is 0 and left out.
+fn number_len(v: i32) -> usize {
+    1 + encoded_len_varint(i64::from(v).cast_unsigned())
+}
+
+fn nodes_len(ids: &[NodeId]) -> usize {
+    // Tag, and a length prefix that allows for 3000 nodes.
+    3 + ids.iter().map(|id| number_len(id.0) - 1).sum::<usize>()
+}
+
+fn partition_len(p: &Partition) -> usize {
+    let s = &p.state;
+    let lists = [&*s.replicas, &*s.isr, s.adding(), s.removing(), s.elr(), s.last_known_elr()];
+    let numbers = [p.partition, leader_to_pb(s.leader), s.leader_epoch, s.partition_epoch, 0];
+    UUID_LEN * (1 + s.directories.len())
+        + lists.into_iter().map(nodes_len).sum::<usize>()
+        + numbers.into_iter().map(number_len).sum::<usize>()
+}
+
+fn change_len(c: &PartitionChange) -> usize {
+    let lists = [&c.replicas, &c.isr, &c.adding, &c.removing, &c.elr, &c.last_known_elr];
+    let lists = lists.into_iter().flatten().map(|ids| 3 + nodes_len(ids));
+    let directories = c.directories.as_ref().map_or(0, |d| 4 + UUID_LEN * d.len());
+    let leader = c.leader.map_or(0, |l| number_len(leader_to_pb(l)));
+    UUID_LEN + number_len(c.partition) + lists.sum::<usize>() + directories + leader + 2
 }
 
 /// The records of one entry.
@@ -125,6 +160,7 @@ fn to_pb(record: &Record) -> pb::Record {
                 fenced: c.fenced,
                 in_controlled_shutdown: c.in_controlled_shutdown,
                 log_dirs: uuid_list(c.log_dirs.as_ref()),
+                cordoned_log_dirs: uuid_list(c.cordoned_dirs.as_ref()),
             })
         }
         Record::UnregisterBroker { broker, epoch } => {
@@ -153,6 +189,9 @@ fn to_pb(record: &Record) -> pb::Record {
             key: key.clone(),
             value: value.clone(),
         }),
+        Record::ClearElr { topic } => {
+            Kind::ClearElr(pb::ClearElr { topic_id: topic.map(uuid_bytes) })
+        }
         Record::ProducerIds { broker, epoch, next } => Kind::ProducerIds(pb::ProducerIds {
             broker_id: broker.0,
             broker_epoch: *epoch,
@@ -173,6 +212,7 @@ fn broker_to_pb(r: &RegisterBroker) -> pb::RegisterBroker {
         log_dirs: uuids(&r.log_dirs),
         fenced: r.fenced,
         in_controlled_shutdown: r.in_controlled_shutdown,
+        cordoned_log_dirs: uuid_list(r.cordoned_dirs.as_ref()),
     }
 }
 
@@ -315,12 +355,14 @@ fn from_pb(record: pb::Record) -> Result<Record, RecordError> {
         Kind::BrokerRegistrationChange(r) => {
             let c = Check("BrokerRegistrationChange");
             let log_dirs = c.uuid_list("log_dirs", r.log_dirs.as_ref())?;
+            let cordoned = c.uuid_list("cordoned_log_dirs", r.cordoned_log_dirs.as_ref())?;
             Record::BrokerRegistrationChange(BrokerRegistrationChange {
                 id: c.node("broker_id", r.broker_id)?,
                 epoch: r.broker_epoch,
                 fenced: r.fenced,
                 in_controlled_shutdown: r.in_controlled_shutdown,
                 log_dirs: log_dirs.map(sorted),
+                cordoned_dirs: cordoned.map(sorted),
             })
         }
         Kind::UnregisterBroker(r) => {
@@ -352,6 +394,11 @@ fn from_pb(record: pb::Record) -> Result<Record, RecordError> {
             let resource = ConfigResource { kind, name: r.resource_name.into() };
             Record::Config { resource, key: r.key, value: r.value }
         }
+        Kind::ClearElr(r) => {
+            let c = Check("ClearElr");
+            let topic = r.topic_id.map(|id| c.uuid("topic_id", &id)).transpose()?;
+            Record::ClearElr { topic }
+        }
         Kind::ProducerIds(r) => Record::ProducerIds {
             broker: NodeId(r.broker_id),
             epoch: r.broker_epoch,
@@ -377,6 +424,7 @@ fn broker_from_pb(r: pb::RegisterBroker) -> Result<RegisterBroker, RecordError> 
         log_dirs: sorted(c.uuids("log_dirs", &r.log_dirs)?),
         fenced: r.fenced,
         in_controlled_shutdown: r.in_controlled_shutdown,
+        cordoned_dirs: c.uuid_list("cordoned_log_dirs", r.cordoned_log_dirs.as_ref())?.map(sorted),
     })
 }
 
@@ -432,6 +480,31 @@ mod tests {
         let newer = [0x0a, 0x03, 0x9a, 0x06, 0x00];
         assert_eq!(decode_batch(newer.to_vec()), Err(RecordError::UnknownKind));
         assert!(matches!(decode_batch(vec![0x0a, 0x7f]), Err(RecordError::Malformed(_))));
+    }
+
+    #[test]
+    fn partitions_are_measured_without_being_made() {
+        let ids = |n: i32| (0..n).map(|i| NodeId(i * 1000)).collect::<Vec<_>>();
+        for n in [1, 3, 500] {
+            let dirs = vec![Uuid([7; 16]); usize::try_from(n).unwrap()];
+            let mut state = PartitionRegistration::new(&ids(n), &dirs, &ids(n));
+            state.set_exceptional(Exceptional { elr: ids(n), ..Exceptional::default() });
+            let (topic_id, partition) = (Uuid([9; 16]), 100_000);
+            let whole = Record::Partition(Partition { topic_id, partition, state });
+            let change = Record::PartitionChange(PartitionChange {
+                isr: Some(ids(n)),
+                directories: Some(dirs),
+                leader: Some(None),
+                recovery: Some(LeaderRecoveryState::Recovering),
+                ..PartitionChange::of(topic_id, partition)
+            });
+            let small = Record::PartitionChange(PartitionChange::of(topic_id, 0));
+            for record in [whole, change, small] {
+                let bytes = encode_batch(std::slice::from_ref(&record)).len();
+                let measured = encoded_len(&record);
+                assert!((bytes..bytes + 40).contains(&measured), "{bytes} {measured}: {record:?}");
+            }
+        }
     }
 
     #[test]

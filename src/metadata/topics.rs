@@ -336,6 +336,27 @@ impl Topics {
         Ok(())
     }
 
+    /// Takes the eligible leader replicas of all partitions of a topic away; which had any.
+    pub(super) fn clear_elr(&mut self, id: Uuid) -> Result<Vec<PartitionId>, ReplayError> {
+        let topic = self.by_id.get(&id).ok_or(ReplayError::UnknownTopic { id })?;
+        let had = |p: &PartitionRegistration| !p.elr().is_empty() || !p.last_known_elr().is_empty();
+        let cleared: Vec<PartitionId> =
+            topic.iter().filter(|(_, state)| had(state)).map(|(p, _)| p).collect();
+        for partition in &cleared {
+            self.change_partition(&PartitionChange {
+                elr: Some(Vec::new()),
+                last_known_elr: Some(Vec::new()),
+                ..PartitionChange::of(id, *partition)
+            })?;
+        }
+        Ok(cleared)
+    }
+
+    /// The ids of all topics, in order.
+    pub(super) fn ids(&self) -> Vec<Uuid> {
+        self.by_id.keys().copied().collect()
+    }
+
     pub(super) fn records(&self) -> impl Iterator<Item = Record> + '_ {
         self.iter().flat_map(|t| {
             let head = Record::Topic { name: Arc::clone(&t.name), id: t.id };

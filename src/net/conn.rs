@@ -24,6 +24,7 @@ use super::{
     memory::{Memory, Permit},
     reader::{Frame, FrameReader},
     service::{ConnInfo, ConnLimits, Dispatch, PendingResponse, Response, Service},
+    spin::Spin,
     writer::{Flushed, Writer},
 };
 
@@ -31,6 +32,8 @@ use super::{
 const COALESCED_FRAME_BYTES_MAX: usize = 4 * 1024;
 /// With so many bytes of answers waiting, no more are made.
 const WAITING_BYTES_MAX: usize = 64 * 1024;
+/// After an answer of more than this nobody waits awake for the next request.
+const SMALL_ANSWER_BYTES: u64 = 4 * 1024;
 /// A buffer is given up when nothing came for so long.
 const BUFFER_KEPT: Duration = Duration::from_secs(2);
 /// Bytes a second that a sender must reach at least.
@@ -97,6 +100,7 @@ struct Conn<'a, S: Service> {
     active_at: Instant,
     /// When the frame that is being read began, or reading went on.
     frame_at: Option<Instant>,
+    spin: Spin,
 }
 
 /// Serves `stream` until it ends. Ends by itself on `stop`, when all that is owed is sent.
@@ -119,6 +123,7 @@ pub(super) async fn serve<S: Service>(
         draining: false,
         active_at: Instant::now(),
         frame_at: None,
+        spin: Spin::default(),
     };
     let end = conn.run(&mut stream, stop).await;
     let (listener, peer) = (&info.listener, info.peer);
@@ -149,6 +154,9 @@ impl<S: Service> Conn<'_, S> {
             }
             if self.draining && self.owed.is_empty() && self.writer.is_empty() {
                 return self.farewell(&wr);
+            }
+            if self.wait_awake(&wr) {
+                continue;
             }
             self.arm(timer.as_mut());
             let may_read = self.may_read();
@@ -182,6 +190,18 @@ impl<S: Service> Conn<'_, S> {
         }
     }
 
+    /// Waits for a small request on the processor where that has paid. Whether something came;
+    /// the end of the stream and errors are left to the ordinary way.
+    fn wait_awake(&mut self, wr: &WriteHalf<'_>) -> bool {
+        let idle = self.owed.is_empty() && self.writer.is_empty() && !self.draining;
+        if !idle || !self.reader.expects_small() {
+            return false;
+        }
+        let reader = &mut self.reader;
+        let socket = wr.as_ref();
+        self.spin.wait(self.limits.spin, || reader.fill_now(socket))
+    }
+
     /// Dispatches the frames that are here and writes what can be written.
     fn advance(&mut self, wr: &WriteHalf<'_>) -> Result<Flushed, End> {
         loop {
@@ -198,6 +218,10 @@ impl<S: Service> Conn<'_, S> {
             let flushed = self.writer.flush(wr.as_ref())?;
             if self.writer.written() > before {
                 self.active_at = Instant::now();
+                // What takes long to read is not followed by a request at once.
+                if self.owed.is_empty() && self.writer.written() - before <= SMALL_ANSWER_BYTES {
+                    self.spin.answered(self.active_at);
+                }
             }
             let again = last_bytes != usize::MAX && flushed == Flushed::Done;
             if !again || !self.may_dispatch() {
@@ -219,6 +243,7 @@ impl<S: Service> Conn<'_, S> {
 
     fn dispatch(&mut self, frame: Frame) -> Result<(), End> {
         self.active_at = Instant::now();
+        self.spin.arrived(self.active_at, self.limits.spin);
         self.frame_at = self.reader.is_mid_frame().then_some(self.active_at);
         let Frame { bytes, permit } = frame;
         match self.service.call(self.info, &mut self.session, bytes) {

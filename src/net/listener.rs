@@ -29,8 +29,6 @@ use super::{
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often buffers that nobody uses are freed.
 const TRIM_INTERVAL: Duration = Duration::from_secs(5);
-/// What an HTTP/2 connection begins with; as a Kafka length it would be 1.3 GiB.
-const HTTP2_PREFACE: [u8; 4] = *b"PRI ";
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -49,12 +47,11 @@ pub struct ListenerConfig {
     pub send_buffer_bytes: Option<u32>,
     /// `socket.receive.buffer.bytes`; `None` (-1) leaves it to the system.
     pub receive_buffer_bytes: Option<u32>,
-    /// `vltava.listener.tcp.congestion.control`; `None` leaves it to the system.
+    /// `vltava.listener.tcp.congestion.control`; `None` leaves it to the system, but for peers on
+    /// this machine.
     pub congestion_control: Option<String>,
     /// The terms of its connections.
     pub conn: ConnLimits,
-    /// Where connections that speak HTTP/2 go, on a controller's listener.
-    pub http2: Option<mpsc::Sender<TcpStream>>,
 }
 
 impl ListenerConfig {
@@ -69,7 +66,6 @@ impl ListenerConfig {
             receive_buffer_bytes: None,
             congestion_control: None,
             conn: ConnLimits::default(),
-            http2: None,
         }
     }
 }
@@ -130,8 +126,45 @@ impl Listener {
         let (name, address) = (Arc::clone(&self.config.name), self.address);
         let accepting =
             Accepting { config: self.config, shared, stop: stopped, conns: JoinSet::new() };
-        let task = tokio::spawn(accepting.run(self.socket, service));
+        let task = tokio::spawn(accepting.run(Source::Socket(self.socket), service));
         ListenerHandle { name, address, stop, task }
+    }
+}
+
+/// Serves connections that another accepted: on a controller's listener, those that do not speak
+/// HTTP/2. `address` is where they were accepted; of `config` the name and the terms of connections
+/// count.
+#[must_use = "dropping the handle ends the connections"]
+pub fn serve_accepted<S: Service>(
+    config: ListenerConfig,
+    address: SocketAddr,
+    accepted: mpsc::Receiver<(TcpStream, SocketAddr)>,
+    service: Arc<S>,
+    shared: Shared,
+) -> ListenerHandle {
+    let (stop, stopped) = watch::channel(None);
+    let name = Arc::clone(&config.name);
+    let accepting = Accepting { config, shared, stop: stopped, conns: JoinSet::new() };
+    let task = tokio::spawn(accepting.run(Source::Accepted(accepted), service));
+    ListenerHandle { name, address, stop, task }
+}
+
+/// Where connections come from.
+enum Source {
+    Socket(TcpListener),
+    Accepted(mpsc::Receiver<(TcpStream, SocketAddr)>),
+}
+
+impl Source {
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        match self {
+            Self::Socket(socket) => socket.accept().await,
+            Self::Accepted(accepted) => match accepted.recv().await {
+                Some(connection) => Ok(connection),
+                // Whoever accepted has ended: nothing comes any more.
+                None => std::future::pending().await,
+            },
+        }
     }
 }
 
@@ -179,6 +212,9 @@ fn open(config: &ListenerConfig, at: SocketAddr) -> Result<io::Result<TcpListene
     })())
 }
 
+/// For peers on this machine; every Linux has it.
+const LOCAL_CONGESTION_CONTROL: &str = "reno";
+
 /// A listener that serves. Dropping it ends the listener and its connections at once.
 #[derive(Debug)]
 pub struct ListenerHandle {
@@ -224,7 +260,7 @@ struct Accepting {
 }
 
 impl Accepting {
-    async fn run<S: Service>(mut self, socket: TcpListener, service: Arc<S>) {
+    async fn run<S: Service>(mut self, mut source: Source, service: Arc<S>) {
         let mut stop = self.stop.clone();
         let mut trim = tokio::time::interval(TRIM_INTERVAL);
         let mut failing = false;
@@ -234,7 +270,7 @@ impl Accepting {
                 until = conn::stopped(&mut stop) => break until,
                 Some(_) = self.conns.join_next(), if !self.conns.is_empty() => {}
                 _ = trim.tick() => self.shared.memory.trim(),
-                (slot, accepted) = accept(&socket, &self.shared.quota) => match accepted {
+                (slot, accepted) = accept(&mut source, &self.shared.quota) => match accepted {
                     Ok((stream, peer)) => {
                         failing = false;
                         self.admit(stream, peer, slot, &service);
@@ -251,7 +287,7 @@ impl Accepting {
                 },
             }
         };
-        drop(socket);
+        drop(source);
         self.finish(until).await;
     }
 
@@ -268,24 +304,17 @@ impl Accepting {
             return;
         }
         let Ok(local) = stream.local_addr() else { return };
+        if self.config.congestion_control.is_none() && peer.ip() == local.ip() {
+            // There is no path to model or to share: pacing would only cost CPU. Where it is
+            // refused, the system's own does.
+            _ = rustix::net::sockopt::set_tcp_congestion(&stream, LOCAL_CONGESTION_CONTROL);
+        }
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let info = ConnInfo { id, listener: Arc::clone(listener), peer, local };
-        let (limits, mut stop) = (self.config.conn, self.stop.clone());
+        let (limits, stop) = (self.config.conn, self.stop.clone());
         let (memory, service) = (Arc::clone(&self.shared.memory), Arc::clone(service));
-        let http2 = self.config.http2.clone();
         self.conns.spawn(async move {
             let _slot = slot;
-            if let Some(to) = http2 {
-                let http2 = tokio::select! {
-                    yes = speaks_http2(&stream, limits.idle) => yes,
-                    _ = conn::stopped(&mut stop) => return,
-                };
-                if http2 {
-                    // Without a receiver nobody speaks it here: the connection just ends.
-                    _ = to.send(stream).await;
-                    return;
-                }
-            }
             conn::serve(stream, info, service, limits, memory, stop).await;
         });
     }
@@ -303,28 +332,12 @@ impl Accepting {
 
 /// The next connection, once there is a place for it: until then it waits in the backlog.
 async fn accept(
-    socket: &TcpListener,
+    source: &mut Source,
     quota: &Arc<ConnectionQuota>,
 ) -> (Slot, io::Result<(TcpStream, SocketAddr)>) {
     let slot = match quota.try_slot() {
         Some(slot) => slot,
         None => quota.slot().await,
     };
-    (slot, socket.accept().await)
-}
-
-/// Looks at the first bytes without taking them.
-async fn speaks_http2(stream: &TcpStream, wait: Duration) -> bool {
-    let look = async {
-        let mut first = [0; HTTP2_PREFACE.len()];
-        loop {
-            let Ok(n) = stream.peek(&mut first).await else { return false };
-            if n == first.len() || n == 0 || !HTTP2_PREFACE.starts_with(&first[..n]) {
-                return first == HTTP2_PREFACE;
-            }
-            // The rest of the preface is on its way; there is no readiness to wait for.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-    };
-    tokio::time::timeout(wait, look).await.unwrap_or(false)
+    (slot, source.accept().await)
 }

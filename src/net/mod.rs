@@ -14,9 +14,10 @@ pub mod peer;
 pub mod quota;
 mod reader;
 pub mod service;
+mod spin;
 mod writer;
 
-pub use listener::{Listener, ListenerConfig, ListenerHandle, Shared};
+pub use listener::{Listener, ListenerConfig, ListenerHandle, Shared, serve_accepted};
 pub use memory::Memory;
 pub use peer::{PeerClient, PeerConfig};
 pub use quota::{ConnectionLimits, ConnectionQuota};

@@ -4,7 +4,11 @@
 use std::{io, sync::Arc};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use rustix::net::RecvFlags;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _},
+    net::TcpStream,
+};
 
 use super::memory::{Memory, Permit, SMALL_BYTES};
 
@@ -171,6 +175,25 @@ impl FrameReader {
     pub(super) async fn fill(&mut self, from: &mut (impl AsyncRead + Unpin)) -> io::Result<usize> {
         let room = self.prepare().await?;
         from.read_buf(&mut (&mut self.buf).limit(room)).await
+    }
+
+    /// Whether nothing of a frame is here, and the next is likely to be a small one.
+    pub(super) fn expects_small(&self) -> bool {
+        self.buf.is_empty() && self.total.is_none() && self.last_total <= FIRST_BYTES
+    }
+
+    /// Reads what is there of a small frame without waiting and past the reactor. Whether there was
+    /// anything. May be called only while [`Self::expects_small`].
+    pub(super) fn fill_now(&mut self, from: &TcpStream) -> bool {
+        let mut bytes = [0; FIRST_BYTES];
+        match rustix::net::recv(from, &mut bytes, RecvFlags::DONTWAIT) {
+            Ok((n, _)) if n > 0 => {
+                self.buf.extend_from_slice(bytes.get(..n).unwrap_or_default());
+                true
+            }
+            // The end and errors show again when the reactor is asked.
+            _ => false,
+        }
     }
 
     /// Makes room and says how much may be read.

@@ -91,6 +91,9 @@ pub struct ConnLimits {
     pub frame: Duration,
     /// Answers that it may owe before it is read no further.
     pub in_flight_max: usize,
+    /// `vltava.listener.spin.us`: how long a thread may wait awake for the next small request of a
+    /// client that sends it as soon as it has an answer; zero: never.
+    pub spin: Duration,
 }
 
 impl Default for ConnLimits {
@@ -101,6 +104,7 @@ impl Default for ConnLimits {
             idle: Duration::from_secs(600),
             frame: Duration::from_secs(60),
             in_flight_max: IN_FLIGHT_PER_CONNECTION_MAX,
+            spin: Duration::from_micros(100),
         }
     }
 }

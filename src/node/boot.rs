@@ -10,25 +10,29 @@ use tokio::{
 
 use crate::{
     base::{
-        NodeId,
+        NodeId, Uuid,
         ports::{Clock, Entropy, Fs},
     },
     config::{ServerConfig, meta_properties::IdentityError},
-    controller::{ControllerDriver, Core, Settings as CoreSettings, TopicDefaults, service_driver},
+    controller::{
+        ControllerClient, ControllerDriver, ControllerRegistration, ControllerSettings, Core,
+        Settings as CoreSettings, TopicDefaults, service_driver,
+    },
     log::LogError,
-    metadata::Record,
-    net::NetError,
+    metadata::{Endpoint, Record, features},
+    net::{ListenerHandle, NetError},
     node::{
         broker::{self, RunningBroker},
         identity::{self, Directories},
         schema::Schema,
-        shutdown,
+        shutdown, sockets,
     },
     os::{OsClock, OsEntropy, OsFs, limits},
     quorum::{
-        ControllerListener, LogPolicy, MetadataSource, Observer, ObserverSettings, Quorum,
-        QuorumError, QuorumSettings, QuorumTimeouts, Voter, serve,
+        Address, ControllerListener, DynamicVoters, LogPolicy, MetadataSource, Observer,
+        ObserverSettings, Quorum, QuorumError, QuorumSettings, QuorumTimeouts, Voter, serve,
     },
+    server::Controller,
     telemetry,
 };
 
@@ -87,6 +91,10 @@ pub(crate) struct RunningController {
     pub(crate) quorum: Arc<Quorum>,
     pub(crate) driver: ControllerDriver,
     pub(crate) listeners: Vec<ControllerListener>,
+    /// Held for as long as the controller runs.
+    pub(crate) registration: ControllerRegistration,
+    /// The connections to those listeners that speak Kafka.
+    pub(crate) clients: Vec<ListenerHandle>,
 }
 
 /// Everything that runs.
@@ -121,11 +129,18 @@ pub fn run(config: ServerConfig, warnings: &[String]) -> Result<(), NodeError> {
         let mut signals = Signals::new()?;
         let config = Arc::new(config);
         say_durability(&config);
-        let node = start(&config, &world).await?;
+        let node = tokio::select! {
+            node = start(&config, &world) => node?,
+            // It may wait for a controller that never comes.
+            () = signals.again() => {
+                tracing::info!("stopped before it had started");
+                return Ok(());
+            }
+        };
         let took = world.clock.now().mono.since(crate::base::Mono(0));
         tracing::info!(node = %config.node_id, ms = took.as_millis(), "started");
         let ended = signals.wait(&node).await;
-        shutdown::stop(node, &world).await;
+        shutdown::stop(node, &mut signals).await;
         tracing::info!("stopped");
         ended
     })
@@ -166,8 +181,7 @@ async fn start(config: &Arc<ServerConfig>, world: &World) -> Result<RunningNode,
     };
     let mut node = RunningNode { controller, observer, broker: None };
     if let (true, Some(source)) = (config.roles.broker, source) {
-        let quorum = node.controller.as_ref().map(|c| Arc::clone(&c.quorum));
-        node.broker = Some(broker::start(config, world, &mut dirs, source, quorum).await?);
+        node.broker = Some(broker::start(config, world, &mut dirs, source).await?);
     }
     Ok(node)
 }
@@ -186,8 +200,12 @@ pub(crate) fn timeouts(config: &ServerConfig) -> QuorumTimeouts {
 /// `--standalone` or `--initial-controllers` wrote down.
 fn voters(config: &ServerConfig, fs: &dyn Fs) -> Result<Vec<Voter>, NodeError> {
     if !config.voters.is_empty() {
-        let voter =
-            |v: &crate::config::Voter| Voter { id: v.id, host: v.host.clone(), port: v.port };
+        let voter = |v: &crate::config::Voter| Voter {
+            id: v.id,
+            directory_id: Uuid::ZERO,
+            host: v.host.clone(),
+            port: v.port,
+        };
         return Ok(config.voters.iter().map(voter).collect());
     }
     identity::written_voters(fs, &config.metadata_log_dir)
@@ -203,8 +221,31 @@ fn observer_settings(
         node_id: config.node_id,
         directory_id: dirs.metadata.0,
         voters,
+        bootstrap: bootstrap_servers(config),
+        dir: Some(Arc::clone(&dirs.metadata.1)),
         timeouts: timeouts(config),
     }
+}
+
+fn bootstrap_servers(config: &ServerConfig) -> Vec<Address> {
+    let address = |(host, port): &(String, u16)| Address { host: host.clone(), port: *port };
+    config.bootstrap_servers.iter().map(address).collect()
+}
+
+/// How the voters change, unless they are configured. `port` is where the controller listener was
+/// bound.
+fn dynamic_voters(config: &ServerConfig, port: u16) -> Option<DynamicVoters> {
+    if !config.voters.is_empty() {
+        return None;
+    }
+    let listener = config.advertised_controller_listeners.first()?;
+    let host = if listener.host.is_empty() { limits::host_name() } else { listener.host.clone() };
+    let advertised = Address { host, port: if listener.port == 0 { port } else { listener.port } };
+    Some(DynamicVoters {
+        bootstrap: bootstrap_servers(config),
+        advertised,
+        auto_join: config.quorum.auto_join,
+    })
 }
 
 async fn start_controller(
@@ -213,24 +254,31 @@ async fn start_controller(
     dirs: &Directories,
     voters: Vec<Voter>,
 ) -> Result<RunningController, NodeError> {
-    let controllers = voters.iter().map(|v| v.id).collect();
-    let bootstrap = identity::bootstrap_records(&*world.fs, &config.metadata_log_dir)?;
+    let controllers = config.voters.iter().map(|v| v.id).collect();
+    let bootstrap = identity::bootstrap_records(
+        &*world.fs,
+        &config.metadata_log_dir,
+        config.voters.is_empty(),
+    )?;
     let mut bound = Vec::new();
     for listener in config.listeners.iter().filter(|l| l.for_controllers) {
         let at = &listener.endpoint;
         let host = if at.host.is_empty() { "0.0.0.0" } else { at.host.as_str() };
         let socket = TcpListener::bind((host, at.port)).await;
-        bound.push(socket.map_err(|source| NodeError::Bind {
+        let socket = socket.map_err(|source| NodeError::Bind {
             listener: at.name.clone(),
             address: format!("{host}:{}", at.port),
             source,
-        })?);
+        })?;
+        bound.push((at.name.clone(), socket));
     }
+    let port = bound.first().and_then(|(_, s)| s.local_addr().ok()).map_or(0, |a| a.port());
     let settings = QuorumSettings {
         cluster_id: dirs.cluster_id.clone(),
         node_id: config.node_id,
         directory_id: dirs.metadata.0,
         voters,
+        dynamic: dynamic_voters(config, port),
         listener_name: config.controller_listener_names.first().cloned().unwrap_or_default(),
         timeouts: timeouts(config),
         log: log_policy(config),
@@ -240,15 +288,39 @@ async fn start_controller(
     let core = Core::new(core_settings(config, world, dirs, controllers, bootstrap));
     let (driver, handle) =
         ControllerDriver::start(core, Arc::clone(&quorum), Arc::clone(&world.clock));
-    let mut listeners = Vec::new();
-    for socket in bound {
+    let controller = Arc::new(Controller {
+        node_id: config.node_id,
+        cluster_id: dirs.cluster_id.as_str().into(),
+        settings: Arc::clone(config),
+        handle: handle.clone(),
+    });
+    let (mut listeners, mut clients) = (Vec::new(), Vec::new());
+    for (name, socket) in bound {
         let routes = service_driver::add_to(quorum.routes(), handle.clone());
-        let refuse = Arc::new(|_stream, peer| {
-            tracing::debug!(%peer, "closed: this controller listener serves nodes only");
-        });
-        listeners.push(serve(socket, routes, refuse)?);
+        let at = socket.local_addr()?;
+        let (kafka, served) = sockets::open_controller(config, &name, at, &controller);
+        listeners.push(serve(socket, routes, kafka)?);
+        clients.push(served);
     }
-    Ok(RunningController { quorum, driver, listeners })
+    let client = ControllerClient::new(Arc::clone(&quorum) as _, timeouts(config));
+    let registration = ControllerRegistration::start(registration(config, world, port), client);
+    Ok(RunningController { quorum, driver, listeners, clients, registration })
+}
+
+/// What the controller registers with. `port` is where its first listener was bound.
+fn registration(config: &ServerConfig, world: &World, port: u16) -> ControllerSettings {
+    let endpoint = |e: &crate::config::Endpoint| Endpoint {
+        name: e.name.as_str().into(),
+        host: if e.host.is_empty() { limits::host_name().into() } else { e.host.as_str().into() },
+        port: if e.port == 0 { port } else { e.port },
+        security_protocol: e.protocol.code(),
+    };
+    ControllerSettings {
+        node_id: config.node_id,
+        incarnation: world.entropy.uuid(),
+        endpoints: config.advertised_controller_listeners.iter().map(endpoint).collect(),
+        features: features::supported().map(|(n, r)| (n.to_owned(), r)).collect(),
+    }
 }
 
 fn log_policy(config: &ServerConfig) -> LogPolicy {
@@ -295,7 +367,7 @@ fn core_settings(
 }
 
 /// What ends a node.
-struct Signals {
+pub(crate) struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     hang_up: tokio::signal::unix::Signal,
@@ -308,6 +380,14 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits for another SIGTERM or SIGINT.
+    pub(crate) async fn again(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     /// Waits for SIGTERM or SIGINT, or for a failure that the node cannot go on with.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     task::{JoinHandle, JoinSet},
 };
 
@@ -15,14 +15,14 @@ use crate::{
     controller::{BrokerLifecycle, BrokerSettings, BrokerState, ControllerClient},
     coordinator::{driver::Coordinators, settings::Settings as GroupSettings},
     log::FlushDriver,
-    metadata::{Delta, Endpoint, Image, features},
+    metadata::{Delta, Endpoint, Image, ResourceType, Update, features},
     net::ListenerHandle,
     node::{
-        NodeError, boot::World, identity::Directories, loading, offsets_log::ReplicaOffsetsLog,
-        publish::Publisher, selftest, sockets,
+        NodeError, boot::World, dirs, identity::Directories, loading,
+        offsets_log::ReplicaOffsetsLog, publish::Publisher, selftest, sockets,
     },
     os::limits,
-    quorum::{MetadataSource, Quorum, Subscription},
+    quorum::{MetadataSource, Subscription},
     replica::{
         fetch_driver::{FetchTerms, Fetchers},
         fetch_frames::FetchSize,
@@ -36,6 +36,9 @@ use crate::{
 /// Threads that sync files, for each log directory.
 const SYNC_THREADS: usize = 2;
 
+/// The first image is looked at so often, beside each update.
+const FIRST_IMAGE_LOOK: Duration = Duration::from_millis(20);
+
 /// A broker that runs.
 pub(crate) struct RunningBroker {
     pub(crate) broker: Arc<Broker>,
@@ -44,15 +47,22 @@ pub(crate) struct RunningBroker {
     /// Ends by itself on `stop`: then nothing is appended by replication any more.
     pub(crate) following: JoinHandle<()>,
     pub(crate) tasks: JoinSet<()>,
+    /// Why the broker cannot go on.
+    pub(crate) fatal: watch::Receiver<Option<String>>,
 }
 
 impl RunningBroker {
-    /// Waits until the broker must end: it could not register in time.
+    /// Waits until the broker must end: it could not register in time, or lost its disks.
     pub(crate) async fn ended(&self) -> String {
         let mut state = self.broker.lifecycle.state();
-        let _ = state.wait_for(|s| *s == BrokerState::ShuttingDown).await;
-        "the broker could not register with the controller in time, or was told to end; see above"
-            .to_owned()
+        let mut fatal = self.fatal.clone();
+        let ended = state.wait_for(|s| *s == BrokerState::ShuttingDown);
+        tokio::select! {
+            _ = ended => "the broker could not register with the controller in time, or was told \
+                          to end; see above"
+                .to_owned(),
+            Ok(why) = fatal.wait_for(Option::is_some) => why.clone().unwrap_or_default(),
+        }
     }
 }
 
@@ -62,7 +72,6 @@ pub(crate) async fn start(
     world: &World,
     dirs: &mut Directories,
     source: Arc<dyn MetadataSource>,
-    quorum: Option<Arc<Quorum>>,
 ) -> Result<RunningBroker, NodeError> {
     // Bound early, so that port 0 is known before it is advertised; accepted from late.
     let bound = sockets::bind(config).await?;
@@ -71,7 +80,9 @@ pub(crate) async fn start(
     let log = Arc::new(ReplicaOffsetsLog(Arc::clone(&replicas)));
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let groups = Coordinators::start(log, clock, entropy, group_settings(config));
+    let (misplaced, found) = mpsc::unbounded_channel();
     let publisher = Publisher {
+        misplaced,
         node_id: config.node_id,
         settings: Arc::clone(config),
         replicas: Arc::clone(&replicas),
@@ -79,6 +90,7 @@ pub(crate) async fn start(
     };
     let image = Arc::clone(&subscription.image);
     let following = publisher.publish(&Delta::between(&Image::default(), &image), &image);
+    replicas.settled();
     let published = Arc::new(watch::Sender::new(image.position.offset));
     let client = ControllerClient::new(source, super::boot::timeouts(config));
     let settings = registration(config, world, dirs, &bound);
@@ -93,13 +105,16 @@ pub(crate) async fn start(
         controller: client,
         lifecycle,
         groups,
-        quorum,
         producer_ids: ProducerIds::default(),
         clock: Arc::clone(&world.clock),
         entropy: Arc::clone(&world.entropy),
     });
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
+    let (failing, fatal) = watch::channel(None);
+    cordon(&broker, &broker.image());
+    tasks.spawn(dirs::watch(Arc::clone(&broker), failing));
+    tasks.spawn(dirs::assign(Arc::clone(&broker), found));
     let epoch = broker.lifecycle.watch_epoch();
     let mut fetchers = Fetchers::new(Arc::clone(&replicas), fetch_terms(config), epoch);
     fetchers.update(following, image.brokers());
@@ -116,7 +131,7 @@ pub(crate) async fn start(
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);
     tasks.spawn(selftest::dial_back(Arc::clone(&broker)));
-    Ok(RunningBroker { broker, listeners, stop, following, tasks })
+    Ok(RunningBroker { broker, listeners, stop, following, tasks, fatal })
 }
 
 /// The first image that is worth serving from: one in which the cluster has its features.
@@ -127,9 +142,11 @@ async fn first_image(source: &Arc<dyn MetadataSource>) -> Subscription {
         if subscription.image.features().metadata_version().is_some() && caught_up {
             return subscription;
         }
-        match subscription.updates.recv().await {
-            Some(update) => subscription.image = update.image,
-            None => return subscription,
+        // What is committed may become known without an update.
+        match tokio::time::timeout(FIRST_IMAGE_LOOK, subscription.updates.recv()).await {
+            Ok(Some(update)) => subscription.image = update.image,
+            Ok(None) => return subscription,
+            Err(_) => {}
         }
     }
 }
@@ -157,6 +174,9 @@ fn load(
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let slots = config.replica.fetch_session_slots;
     let table = ReplicaTable::new(config.node_id, parts, slots, clock, entropy);
+    if !dirs::all_opened(config, dirs) {
+        table.lacks_a_dir();
+    }
     let threads = config.logs.recovery_threads_per_dir.max(1);
     let mut settings = Publisher::settings_of(config, config.node_id, image);
     loading::load_all(&table, &states, image, threads, &mut settings);
@@ -238,11 +258,29 @@ impl Follower {
             let Some(update) = update else { break };
             let following = self.publisher.publish(&update.delta, &update.image);
             self.fetchers.update(following, update.image.brokers());
-            let offset = update.image.position.offset;
-            self.broker.image.store(update.image);
-            self.broker.published.send_replace(offset);
+            self.show(update);
         }
         self.fetchers.stop().await;
+    }
+
+    /// Lets requests see the image of `update`.
+    fn show(&self, update: Update) {
+        let broker = &self.broker;
+        let offset = update.image.position.offset;
+        let other_stops = update
+            .delta
+            .changed_brokers()
+            .filter_map(|(.., new)| new)
+            .any(|b| b.in_controlled_shutdown && !b.fenced && b.id != broker.node_id);
+        if update.delta.changed_configs().any(|c| c.kind == ResourceType::Broker) {
+            cordon(broker, &update.image);
+        }
+        broker.image.store(update.image);
+        broker.published.send_replace(offset);
+        if other_stops {
+            // It waits until every broker has read that it leads nothing any longer.
+            broker.lifecycle.report();
+        }
     }
 }
 
@@ -267,6 +305,14 @@ fn fetch_terms(config: &ServerConfig) -> FetchTerms {
             .given("replica.socket.receive.buffer.bytes")
             .and_then(|_| u32::try_from(r.socket_receive_buffer_bytes).ok()),
     }
+}
+
+/// Has `cordoned.log.dirs` take effect.
+fn cordon(broker: &Broker, image: &Image) {
+    let dirs: Vec<_> = broker.replicas.dirs().iter().map(|d| (d.name.clone(), d.id)).collect();
+    let cordoned = dirs::cordoned(&broker.settings, broker.node_id, image, &dirs);
+    broker.replicas.set_cordoned(cordoned.clone());
+    broker.lifecycle.set_cordoned_dirs(cordoned);
 }
 
 /// Tells the controller that this broker can serve, and waits until it may.

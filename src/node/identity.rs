@@ -126,10 +126,11 @@ fn complete_ids(
 
 /// The records that a new cluster begins with, from `bootstrap.checkpoint`; without the file, the
 /// newest metadata version and what belongs to it (`BootstrapDirectory.java`). A feature is never
-/// finalized above what this build supports.
+/// finalized above what this build supports. `kraft.version` is 1 where the voters are recorded.
 pub(crate) fn bootstrap_records(
     fs: &dyn Fs,
     metadata_dir: &Path,
+    dynamic_voters: bool,
 ) -> Result<Vec<Record>, NodeError> {
     let path = metadata_dir.join(BOOTSTRAP_CHECKPOINT);
     let levels: Vec<(String, i16)> = match fs.read(&path, BOOTSTRAP_BYTES_MAX) {
@@ -153,26 +154,23 @@ pub(crate) fn bootstrap_records(
         let kept = level > 0 && name != features::KRAFT_VERSION;
         kept.then(|| Record::FeatureLevel { name: name.into(), level })
     });
-    Ok(records.collect())
+    let kraft = Record::FeatureLevel { name: features::KRAFT_VERSION.into(), level: 1 };
+    Ok(records.chain(dynamic_voters.then_some(kraft)).collect())
 }
 
-/// The voters that formatting wrote into the first checkpoint of the metadata log.
+/// The voters that formatting wrote into the first checkpoint of the metadata log; none if the node
+/// waits to be added, or only follows.
 pub(crate) fn written_voters(fs: &dyn Fs, metadata_dir: &Path) -> Result<Vec<Voter>, NodeError> {
     let path = metadata_dir.join(METADATA_LOG).join(FIRST_CHECKPOINT);
     let bytes = match fs.read(&path, BOOTSTRAP_BYTES_MAX) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return Err(NodeError::Bootstrap(format!(
-                "controller.quorum.voters is empty, and {} names no voters: list the controllers \
-                 there, or format with --standalone",
-                metadata_dir.display()
-            )));
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(NodeError::Io(path, e)),
     };
     let file = BootstrapFile::decode(&bytes)
         .map_err(|e| NodeError::Bootstrap(format!("{}: {e}", path.display())))?;
-    let voter = |v: DynamicVoter| Voter { id: v.id, host: v.host, port: v.port };
+    let voter =
+        |v: DynamicVoter| Voter { id: v.id, directory_id: v.directory, host: v.host, port: v.port };
     Ok(file.voters.into_iter().map(voter).collect())
 }
 

@@ -3,6 +3,7 @@
 
 mod boot;
 mod broker;
+mod dirs;
 mod identity;
 pub mod loading;
 mod offsets_log;

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use tokio::sync::mpsc;
+
 use crate::{
     base::NodeId,
     config::ServerConfig,
@@ -13,6 +15,7 @@ use crate::{
     metadata::{Delta, Image, ResourceType},
     node::{offsets_log::OFFSETS_TOPIC, schema},
     replica::{
+        dirs::Misplaced,
         publish::{Following, Office},
         settings::PartitionSettings,
         table::ReplicaTable,
@@ -27,6 +30,8 @@ pub(crate) struct Publisher {
     pub(crate) settings: Arc<ServerConfig>,
     pub(crate) replicas: Arc<ReplicaTable>,
     pub(crate) groups: Coordinators,
+    /// Takes replicas that lie where the metadata does not say.
+    pub(crate) misplaced: mpsc::UnboundedSender<Vec<Misplaced>>,
 }
 
 impl Publisher {
@@ -52,6 +57,11 @@ impl Publisher {
         let published = self.replicas.publish(delta, image, &mut settings);
         self.tell_coordinators(delta, image, &published.offices);
         self.reconfigure(delta, image, &mut settings);
+        let misplaced = self.replicas.misplaced(delta);
+        if !misplaced.is_empty() {
+            // Nobody takes them when the broker stops.
+            let _ = self.misplaced.send(misplaced);
+        }
         published.following
     }
 

@@ -1,30 +1,40 @@
 //! The clean stop: leaders move, clients are let go, logs are closed, the marker is left.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
     controller::BrokerState,
     node::{
-        boot::{RunningNode, World},
+        boot::{RunningNode, Signals},
         broker::RunningBroker,
     },
     replica::upkeep_driver,
+    server::Broker,
 };
 
-/// A controller that does not let a broker go is waited for so long at most.
-const CONTROLLED_SHUTDOWN_MAX: Duration = Duration::from_secs(30);
+/// Once a controlled shutdown is forced, or was granted, leaders have so long to move.
+const LEADERS_MOVE_MAX: Duration = Duration::from_secs(10);
 /// Requests under way may take so long to finish.
 const IN_FLIGHT_MAX: Duration = Duration::from_secs(5);
 
-/// Stops everything, in the reverse order of the start.
-pub(crate) async fn stop(node: RunningNode, _world: &World) {
+/// Requests to a controller may take so long: while a leader waits, nobody decides.
+const CONTROLLER_CLIENTS_MAX: Duration = Duration::from_millis(500);
+
+/// Stops everything, in the reverse order of the start: a broker hands over the partitions it leads
+/// before a controller hands over the quorum. A further signal of `signals` ends the wait for other
+/// replicas, and another one that for leaders to move.
+pub(crate) async fn stop(node: RunningNode, signals: &mut Signals) {
     if let Some(broker) = node.broker {
-        stop_broker(broker).await;
+        stop_broker(broker, signals).await;
     }
     if let Some(observer) = node.observer {
         observer.shutdown().await;
     }
     if let Some(controller) = node.controller {
+        drop(controller.registration);
+        for clients in controller.clients {
+            clients.stop(CONTROLLER_CLIENTS_MAX).await;
+        }
         controller.driver.shutdown().await;
         controller.quorum.shutdown().await;
         for listener in controller.listeners {
@@ -33,15 +43,10 @@ pub(crate) async fn stop(node: RunningNode, _world: &World) {
     }
 }
 
-async fn stop_broker(running: RunningBroker) {
-    let RunningBroker { broker, listeners, stop, following, mut tasks } = running;
+async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
+    let RunningBroker { broker, listeners, stop, following, mut tasks, fatal: _ } = running;
     if broker.settings.cluster.controlled_shutdown {
-        broker.lifecycle.begin_controlled_shutdown();
-        let mut state = broker.lifecycle.state();
-        let gone = state.wait_for(|s| *s == BrokerState::ShuttingDown);
-        if tokio::time::timeout(CONTROLLED_SHUTDOWN_MAX, gone).await.is_err() {
-            tracing::warn!("the controller did not let this broker go in time; stopping anyway");
-        }
+        leave(&broker, signals).await;
     }
     for listener in listeners {
         listener.stop(IN_FLIGHT_MAX).await;
@@ -60,5 +65,39 @@ async fn stop_broker(running: RunningBroker) {
         tokio::task::spawn_blocking(move || upkeep_driver::close_clean(&replicas, epoch)).await;
     if let Err(e) = closed {
         tracing::error!("the logs were not closed cleanly: {e}");
+    }
+}
+
+/// Has the controller move what this broker leads.
+async fn leave(broker: &Broker, signals: &mut Signals) {
+    let cluster = &broker.settings.cluster;
+    let state = broker.lifecycle.state();
+    if !cluster.controlled_shutdown_force {
+        broker.lifecycle.begin_controlled_shutdown();
+        let wait = u64::try_from(cluster.controlled_shutdown_wait_ms).unwrap_or(0);
+        let mut allowed = state.clone();
+        let allowed = allowed.wait_for(|s| {
+            matches!(s, BrokerState::PendingControlledShutdown | BrokerState::ShuttingDown)
+        });
+        if !within(Duration::from_millis(wait), signals, allowed).await {
+            tracing::warn!("stopping although partitions fall below min.insync.replicas");
+            broker.lifecycle.force_controlled_shutdown();
+        }
+    } else {
+        broker.lifecycle.force_controlled_shutdown();
+    }
+    let mut gone = state;
+    let gone = gone.wait_for(|s| *s == BrokerState::ShuttingDown);
+    if !within(LEADERS_MOVE_MAX, signals, gone).await {
+        tracing::warn!("the controller did not let this broker go in time; stopping anyway");
+    }
+}
+
+/// Whether `done` comes before the time is up or another signal.
+async fn within(time: Duration, signals: &mut Signals, done: impl Future) -> bool {
+    tokio::select! {
+        _ = done => true,
+        () = tokio::time::sleep(time) => false,
+        () = signals.again() => false,
     }
 }

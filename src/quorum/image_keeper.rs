@@ -12,7 +12,7 @@ use super::{
     log_store::LogStore,
     machine::Raft,
     source::Subscription,
-    types,
+    types::{self, StoredVoters},
 };
 use crate::metadata::{Image, Update};
 
@@ -21,10 +21,45 @@ const EVERY: Duration = Duration::from_secs(30);
 /// Or so many rows.
 const ROWS_MAX: usize = 64 * 1024;
 
+/// What a node has besides the store.
+pub(crate) enum Beside {
+    /// A member of the quorum has a log and checkpoints.
+    Log(Raft, LogStore),
+    /// An observer has nothing.
+    Nothing,
+}
+
+impl Beside {
+    fn voters(&self) -> StoredVoters {
+        match self {
+            Self::Log(raft, _) => {
+                let voters = raft.server_metrics();
+                let voters = voters.borrow_watched().committed_membership_config.clone();
+                voters.as_ref().clone()
+            }
+            Self::Nothing => StoredVoters::default(),
+        }
+    }
+
+    /// The store must never be ahead of the log.
+    async fn flush(&self) -> std::io::Result<()> {
+        match self {
+            Self::Log(_, log) => log.flush().await,
+            Self::Nothing => Ok(()),
+        }
+    }
+
+    fn partitions_min(&self) -> i64 {
+        match self {
+            Self::Log(..) => PARTITIONS_MIN,
+            Self::Nothing => 0,
+        }
+    }
+}
+
 /// Follows the image from where the store is.
 pub(crate) struct ImageKeeper {
-    pub(crate) raft: Raft,
-    pub(crate) log: LogStore,
+    pub(crate) beside: Beside,
     pub(crate) place: StorePlace,
     /// The store, if the machine began with its image.
     pub(crate) store: Option<Arc<ImageStore>>,
@@ -33,24 +68,29 @@ pub(crate) struct ImageKeeper {
 }
 
 impl ImageKeeper {
+    /// Ends, after the last image was stored, with the stream of updates.
     pub(crate) async fn run(mut self) {
         let mut image = Arc::clone(&self.subscription.image);
         let mut kept = image.position;
         let mut parts = BTreeSet::new();
         let mut due = Instant::now() + EVERY;
-        loop {
+        let mut ended = false;
+        while !ended {
             tokio::select! {
-                update = self.subscription.updates.recv() => {
-                    let Some(update) = update else { return };
-                    image = self.note(update, &mut parts);
-                    if parts.len() < ROWS_MAX {
-                        continue;
+                update = self.subscription.updates.recv() => match update {
+                    Some(update) => {
+                        image = self.note(update, &mut parts);
+                        if parts.len() < ROWS_MAX {
+                            continue;
+                        }
                     }
-                }
+                    None => ended = true,
+                },
                 () = tokio::time::sleep_until(due) => {}
             }
             due = Instant::now() + EVERY;
-            let wanted = self.store.is_some() || partitions(&image) >= PARTITIONS_MIN;
+            let many = partitions(&image) >= self.beside.partitions_min();
+            let wanted = self.store.is_some() || many;
             if image.position == kept || !wanted {
                 continue;
             }
@@ -71,12 +111,9 @@ impl ImageKeeper {
     }
 
     async fn save(&mut self, image: Arc<Image>, parts: BTreeSet<Part>) -> Result<(), StoreError> {
-        let voters =
-            self.raft.server_metrics().borrow_watched().committed_membership_config.clone();
         let last_log_id = types::log_id_at(image.position);
-        let header = Header { last_log_id, voters: voters.as_ref().clone() };
-        // The store must never be ahead of the log.
-        self.log.flush().await.map_err(redb::Error::Io)?;
+        let header = Header { last_log_id, voters: self.beside.voters() };
+        self.beside.flush().await.map_err(redb::Error::Io)?;
         let (store, place) = (self.store.take(), self.place.clone());
         let saving = tokio::task::spawn_blocking(move || {
             let saved = match store {

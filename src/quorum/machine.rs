@@ -33,23 +33,32 @@ use crate::{
 /// The Raft member as this room uses it.
 pub(crate) type Raft = openraft::Raft<TypeConfig, Machine>;
 
-/// Counts what was applied since the last checkpoint.
+/// A tail of the log shorter than this is never worth a checkpoint, in bytes.
+const TAIL_BYTES_MIN: u64 = 256 * 1024;
+
+/// Counts what was applied since the last checkpoint, and says when the next is due: at the bytes
+/// of `metadata.log.max.record.bytes.between.snapshots`, or as soon as the tail is twice as long as
+/// the checkpoint itself. A start reads both, and a broker that leaves and comes back writes its
+/// partitions into the tail each time.
 #[derive(Debug)]
 pub(crate) struct Growth {
     bytes: AtomicU64,
-    limit: u64,
+    limit: AtomicU64,
+    limit_max: u64,
     /// Told when the limit is passed.
     pub(crate) due: Notify,
 }
 
 impl Growth {
-    pub(crate) fn new(limit: u64) -> Self {
-        Self { bytes: AtomicU64::new(0), limit, due: Notify::new() }
+    pub(crate) fn new(limit_max: u64) -> Self {
+        let limit = AtomicU64::new(limit_max.min(TAIL_BYTES_MIN));
+        Self { bytes: AtomicU64::new(0), limit, limit_max, due: Notify::new() }
     }
 
     fn add(&self, bytes: u64) {
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if before < self.limit && before.saturating_add(bytes) >= self.limit {
+        let (before, limit) =
+            (self.bytes.fetch_add(bytes, Ordering::Relaxed), self.limit.load(Ordering::Relaxed));
+        if before < limit && before.saturating_add(bytes) >= limit {
             self.due.notify_one();
         }
     }
@@ -59,7 +68,10 @@ impl Growth {
         self.bytes.load(Ordering::Relaxed) > 0
     }
 
-    fn reset(&self) {
+    /// A checkpoint of about `checkpoint_bytes` is there.
+    fn reset(&self, checkpoint_bytes: u64) {
+        let limit = checkpoint_bytes.saturating_mul(2).max(TAIL_BYTES_MIN).min(self.limit_max);
+        self.limit.store(limit, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
     }
 }
@@ -99,6 +111,7 @@ impl Machine {
     pub(crate) fn new(from: Beginning) -> (Self, Arc<Publisher>) {
         let image = Arc::new(from.image);
         let publisher = Arc::new(Publisher::new(Arc::clone(&image)));
+        from.growth.reset(from.checkpoint.as_ref().map_or(0, |(file, _)| file.len));
         let machine = Self {
             loader: Loader::new(image),
             last_applied: from.header.last_log_id,
@@ -207,7 +220,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        self.growth.reset();
+        let last = checkpoint(&self.current).map_or(0, |c| c.snapshot.len);
+        self.growth.reset(last);
         Builder {
             image: Arc::clone(self.loader.image()),
             header: Header { last_log_id: self.last_applied, voters: self.voters.clone() },
@@ -239,8 +253,8 @@ impl RaftStateMachine<TypeConfig> for Machine {
         self.loader = Loader::new(Arc::clone(&image));
         self.last_applied = header.last_log_id;
         self.voters = header.voters.clone();
+        self.growth.reset(snapshot.len);
         set(&self.current, snapshot, header);
-        self.growth.reset();
         self.publisher.publish(Update { image, delta, from_checkpoint: true });
         Ok(())
     }
@@ -281,5 +295,25 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let built = RaftCheckpoint { meta: meta(&self.header), snapshot: file.clone() };
         set(&self.current, file, self.header.clone());
         Ok(built)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_is_due_when_the_tail_outweighs_it() {
+        let growth = Growth::new(20 << 20);
+        let limit = |g: &Growth| g.limit.load(Ordering::Relaxed);
+        assert!(!growth.is_any());
+        assert_eq!(limit(&growth), TAIL_BYTES_MIN, "there is none yet");
+        growth.add(TAIL_BYTES_MIN - 1);
+        assert!(growth.is_any());
+        growth.reset(3 << 20);
+        assert_eq!(limit(&growth), 6 << 20);
+        growth.reset(30 << 20);
+        assert_eq!(limit(&growth), 20 << 20, "never more than was asked for");
+        assert_eq!(limit(&Growth::new(100)), 100);
     }
 }

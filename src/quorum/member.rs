@@ -7,35 +7,44 @@ use std::{
 };
 
 use openraft::{
-    Instant as _, ServerState, SnapshotPolicy,
+    ServerState, SnapshotPolicy,
     async_runtime::watch::WatchReceiver as _,
     errors::{ClientWriteError, InitializeError, RaftError},
     impls::ProgressResponder,
     metrics::RaftMetrics,
     vote::RaftLeaderId as _,
 };
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{Mutex as AsyncMutex, watch},
+    task::JoinSet,
+};
 use tonic::service::Routes;
 
 use super::{
+    attend::LeaderWatch,
     checkpoint::CheckpointDir,
     disk::Disk,
-    image_keeper::ImageKeeper,
+    doorman::Doorman,
+    enrol::Enrolment,
+    image_keeper::{Beside, ImageKeeper},
     log_store::{LogStore, WriterThread},
     machine::{Beginning, Growth, Machine, Raft},
     network::{Caller, MESSAGE_BYTES_MAX, Network},
     observe_service::{Feed, ObserverService},
+    peers::Peers,
     roster::Roster,
-    service::{Doorman, RaftService},
+    service::RaftService,
     settings::{
-        Leadership, ProposeError, QuorumDescription, QuorumError, QuorumSettings,
-        ReplicaDescription, Voter,
+        ControllerEndpoint, Leadership, ProposeError, QuorumDescription, QuorumError,
+        QuorumSettings, ReplicaDescription, Voter, VoterChangeError, VoterKey,
     },
     source::{MetadataSource, Publisher, Subscription},
     types::{self, Applied, LeaderId, Proposal, TypeConfig},
+    upkeep,
+    voters::VoterChanges,
 };
 use crate::{
-    base::{LeaderEpoch, NodeId, Uuid, limits::METADATA_BATCH_BYTES_MAX, ports::Clock},
+    base::{LeaderEpoch, NodeId, limits::METADATA_BATCH_BYTES_MAX, ports::Clock},
     log::LogDir,
     metadata::{Image, Position, Record, record::encode_batch},
     pb::quorum::{observers_server::ObserversServer, raft_server::RaftServer},
@@ -54,6 +63,9 @@ pub struct Quorum {
     checkpoints: Arc<CheckpointDir>,
     publisher: Arc<Publisher>,
     roster: Arc<Roster>,
+    doorman: Doorman,
+    caller: Caller,
+    changes: Arc<VoterChanges>,
     leadership: watch::Receiver<Leadership>,
     /// The last entry of the log when this member began.
     began: Position,
@@ -81,7 +93,7 @@ fn check(settings: &QuorumSettings) -> Result<(), QuorumError> {
     ids.sort_unstable();
     let fault = if ids.windows(2).any(|w| w.first() == w.last()) {
         "controller.quorum.voters: a node id appears twice".to_owned()
-    } else if !ids.contains(&settings.node_id) {
+    } else if settings.dynamic.is_none() && !ids.contains(&settings.node_id) {
         format!("controller.quorum.voters: node.id {} is not among the voters", settings.node_id)
     } else {
         return Ok(());
@@ -89,15 +101,24 @@ fn check(settings: &QuorumSettings) -> Result<(), QuorumError> {
     Err(QuorumError::Settings(fault))
 }
 
+/// How long a majority's silence is borne: by its leader before it resigns, and by a follower
+/// before it may vote for another. Elections come after that, so that both together end within
+/// `controller.quorum.fetch.timeout.ms`.
+fn lease(settings: &QuorumSettings) -> Duration {
+    let t = settings.timeouts;
+    t.election.min(t.fetch / 2).max(Duration::from_millis(20))
+}
+
 /// Openraft's settings from Kafka's.
 fn raft_config(settings: &QuorumSettings) -> Result<openraft::Config, QuorumError> {
     let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-    let election = ms(settings.timeouts.election).max(10);
+    let lease = ms(lease(settings));
     let config = openraft::Config {
         cluster_name: settings.cluster_id.clone(),
-        election_timeout_min: election,
-        election_timeout_max: ms(settings.timeouts.fetch).max(election + 1),
-        heartbeat_interval: (election / 5).clamp(1, 500),
+        election_timeout_min: lease - lease / 4,
+        // Also the leader's lease.
+        election_timeout_max: lease,
+        heartbeat_interval: (lease / 5).clamp(1, 500),
         install_snapshot_timeout: ms(settings.timeouts.request).max(1),
         max_payload_entries: 1024,
         // Checkpoints are made by bytes and by time, as `keep_checkpoints` says.
@@ -107,8 +128,8 @@ fn raft_config(settings: &QuorumSettings) -> Result<openraft::Config, QuorumErro
         api_channel_size: Some(1024),
         notification_channel_size: Some(1024),
         enable_pre_vote: Some(true),
-        // Nothing is to be timed where nobody else votes.
-        enable_tick: settings.voters.len() > 1,
+        // Nothing is to be timed where nobody else votes, ever.
+        enable_tick: settings.voters.len() > 1 || settings.dynamic.is_some(),
         // A leader that restarts may have lost entries that were not yet durable here but reached
         // others: it must be elected anew, in another epoch.
         enable_leader_restore: Some(false),
@@ -150,7 +171,13 @@ impl Quorum {
         let growth = Arc::clone(&beginning.growth);
         let (machine, publisher) = Machine::new(beginning);
         let subscription = publisher.subscribe();
-        let network = Network::new(caller, settings.timeouts, settings.voters.clone());
+        let configured = match settings.dynamic {
+            Some(_) => Vec::new(),
+            None => settings.voters.clone(),
+        };
+        let timeouts = settings.timeouts;
+        let peers = Peers::new(timeouts, configured);
+        let network = Network { caller: caller.clone(), timeouts, peers: Arc::clone(&peers) };
         let raft = match launch(&settings, config, network, log.clone(), machine).await {
             Ok(raft) => raft,
             Err(e) => {
@@ -159,42 +186,100 @@ impl Quorum {
             }
         };
         let began = types::position(raft.data_metrics().borrow_watched().last_log.as_ref());
-        let roster = Arc::new(Roster::default());
         let (leader_tx, leadership) = watch::channel(Leadership::default());
-        let mut tasks = JoinSet::new();
-        tasks.spawn(follow_leadership(raft.clone(), publisher.position(), leader_tx));
-        let (place, store) = (found.place, found.store);
-        let keeper =
-            ImageKeeper { raft: raft.clone(), log: log.clone(), place, store, subscription };
-        tasks.spawn(keeper.run());
-        tasks.spawn(keep_checkpoints(raft.clone(), growth, policy.checkpoint_interval));
-        if settings.voters.len() > 1 {
-            tasks.spawn(watch_followers(raft.clone(), Arc::clone(&roster), Arc::clone(&clock)));
-        }
-        let running = Mutex::new(Some(Running { tasks, writer }));
-        let (raft, checkpoints) = (RaftHandle(raft), found.checkpoints);
-        Ok(Self {
+        let changes = Arc::new(VoterChanges {
+            raft: raft.clone(),
+            peers,
+            leadership: leadership.clone(),
+            dynamic: settings.dynamic.is_some(),
+            listener_name: settings.listener_name.clone(),
+            one: Arc::new(AsyncMutex::new(())),
+        });
+        let quorum = Self {
+            doorman: Doorman::new(&settings.cluster_id, settings.directory_id),
             settings,
             clock,
-            raft,
+            raft: RaftHandle(raft),
             log,
-            checkpoints,
+            checkpoints: found.checkpoints,
             publisher,
-            roster,
+            roster: Arc::default(),
+            caller,
+            changes,
             leadership,
             began,
-            running,
-        })
+            running: Mutex::default(),
+        };
+        let (place, store) = (found.place, found.store);
+        let raft = quorum.raft.0.clone();
+        let beside = Beside::Log(raft, quorum.log.clone());
+        let keeper = ImageKeeper { beside, place, store, subscription };
+        let tasks = quorum.tasks(leader_tx, growth, keeper);
+        let running = Some(Running { tasks, writer });
+        *quorum.running.lock().unwrap_or_else(PoisonError::into_inner) = running;
+        Ok(quorum)
+    }
+
+    /// What runs beside Raft.
+    fn tasks(
+        &self,
+        leader: watch::Sender<Leadership>,
+        growth: Arc<Growth>,
+        keeper: ImageKeeper,
+    ) -> JoinSet<()> {
+        let raft = || self.raft.0.clone();
+        let s = &self.settings;
+        let mut tasks = JoinSet::new();
+        let position = self.publisher.position();
+        tasks.spawn(upkeep::Herald::new(raft(), position, lease(s), leader).run());
+        tasks.spawn(keeper.run());
+        tasks.spawn(upkeep::keep_checkpoints(raft(), growth, s.log.checkpoint_interval));
+        if s.voters.len() == 1 && s.dynamic.is_none() {
+            return tasks;
+        }
+        let (roster, clock) = (Arc::clone(&self.roster), Arc::clone(&self.clock));
+        tasks.spawn(upkeep::watch_followers(raft(), roster, self.doorman.clone(), clock));
+        let peers = || Arc::clone(&self.changes.peers);
+        let changes = self.changes.as_ref().clone();
+        tasks.spawn(upkeep::name_the_silent(changes, peers(), self.leadership.clone()));
+        let watch = LeaderWatch {
+            raft: raft(),
+            node_id: s.node_id,
+            caller: self.caller.clone(),
+            timeouts: s.timeouts,
+            peers: peers(),
+        };
+        tasks.spawn(watch.run());
+        if let Some(dynamic) = &s.dynamic {
+            tasks.spawn(upkeep::look_after_members(self.changes.as_ref().clone()));
+            let at = &dynamic.advertised;
+            let enrolment = Enrolment {
+                changes: Arc::clone(&self.changes),
+                leadership: self.leadership.clone(),
+                settings: dynamic.clone(),
+                own: Voter {
+                    id: s.node_id,
+                    directory_id: s.directory_id,
+                    host: at.host.clone(),
+                    port: at.port,
+                },
+                caller: self.caller.clone(),
+                timeouts: s.timeouts,
+            };
+            tasks.spawn(enrolment.run());
+        }
+        tasks
     }
 
     /// The gRPC services of this member: to be served on the controller listener.
     #[must_use]
     pub fn routes(&self) -> Routes {
-        let doorman = Doorman { cluster_id: self.settings.cluster_id.as_str().into() };
+        let doorman = self.doorman.clone();
         let raft = RaftService {
             raft: self.raft.0.clone(),
             doorman: doorman.clone(),
             checkpoints: Arc::clone(&self.checkpoints),
+            changes: Arc::clone(&self.changes),
         };
         let feed = Feed {
             log: self.log.clone(),
@@ -203,6 +288,7 @@ impl Quorum {
             leadership: self.leadership.clone(),
             roster: Arc::clone(&self.roster),
             clock: Arc::clone(&self.clock),
+            changes: Arc::clone(&self.changes),
         };
         let raft = RaftServer::new(raft)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
@@ -210,6 +296,51 @@ impl Quorum {
         let observers = ObserversServer::new(ObserverService { doorman, feed })
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         Routes::new(raft).add_service(observers)
+    }
+
+    /// Checks that callers of other services of this node's controller listener are of its cluster.
+    #[must_use]
+    pub fn doorman(&self) -> &Doorman {
+        &self.doorman
+    }
+
+    /// Makes `key` a voter once it has caught up (AddRaftVoter). To be asked of the leader.
+    ///
+    /// # Errors
+    /// See [`VoterChangeError`].
+    pub async fn add_voter(
+        &self,
+        key: VoterKey,
+        endpoints: &[ControllerEndpoint],
+        timeout: Duration,
+    ) -> Result<(), VoterChangeError> {
+        self.changes.add(key, endpoints, timeout).await
+    }
+
+    /// Makes `key` no voter (RemoveRaftVoter). To be asked of the leader, which may be the one to
+    /// be removed: it leads until the change is committed, and then hands over.
+    ///
+    /// # Errors
+    /// See [`VoterChangeError`].
+    pub async fn remove_voter(
+        &self,
+        key: VoterKey,
+        timeout: Duration,
+    ) -> Result<(), VoterChangeError> {
+        self.changes.remove(key, timeout).await
+    }
+
+    /// Records where the voter `key` listens (UpdateRaftVoter). To be asked of the leader.
+    ///
+    /// # Errors
+    /// See [`VoterChangeError`].
+    pub async fn update_voter(
+        &self,
+        key: VoterKey,
+        endpoints: &[ControllerEndpoint],
+        timeout: Duration,
+    ) -> Result<(), VoterChangeError> {
+        self.changes.update(key, endpoints, timeout).await
     }
 
     /// Commits `records`, decided on in `epoch`, as one batch: all or none. Returns once they are
@@ -227,6 +358,11 @@ impl Quorum {
             let (bytes, max) = (records.len(), METADATA_BATCH_BYTES_MAX);
             return Err(ProposeError::TooLarge { bytes, max });
         }
+        let mut leadership = self.leadership.clone();
+        let led = *leadership.borrow();
+        if !led.is_self || led.epoch != epoch {
+            return Err(ProposeError::NotLeader { hint: led.leader });
+        }
         let timestamp_ms = self.clock.now().wall_ms;
         let proposal = Proposal { epoch, timestamp_ms, records };
         let (responder, answer) = ProgressResponder::complete_only();
@@ -234,7 +370,15 @@ impl Quorum {
         let fatal = |e: &dyn std::fmt::Display| ProposeError::Fatal(e.to_string());
         let write = self.raft.0.write(proposal).with_leader(leader).responder(responder);
         write.await.map_err(|e| fatal(&e))?;
-        match answer.await.map_err(|_| fatal(&"its task has ended"))? {
+        let answer = tokio::select! {
+            biased;
+            answer = answer => answer,
+            // A leader without a majority cannot know what becomes of it.
+            _ = leadership.wait_for(|l| !l.is_self || l.epoch != epoch) => {
+                return Err(ProposeError::Superseded);
+            }
+        };
+        match answer.map_err(|_| fatal(&"its task has ended"))? {
             Ok(done) if done.data == Applied::Yes => Ok(types::position(Some(&done.log_id))),
             Ok(_) | Err(ClientWriteError::LogEntryDiscarded(_)) => Err(ProposeError::Superseded),
             Err(ClientWriteError::ForwardToLeader(to)) => {
@@ -251,9 +395,10 @@ impl Quorum {
         let leadership = *self.leadership.borrow();
         let now_ms = self.clock.now().wall_ms;
         let is_leader = metrics.state == ServerState::Leader;
-        let voter = |v: &Voter| self.describe_voter(v.id, &metrics, is_leader, now_ms);
-        let voters: Vec<_> = self.settings.voters.iter().map(voter).collect();
-        let is_voter = |id| self.settings.voters.iter().any(|v| v.id == id);
+        let members = self.changes.voters();
+        let voter = |v: &Voter| self.describe_voter(v, &metrics, is_leader, now_ms);
+        let voters: Vec<_> = members.iter().map(voter).collect();
+        let is_voter = |id| members.iter().any(|v| v.id == id);
         let observers = if is_leader { self.roster.list(now_ms) } else { Vec::new() };
         QuorumDescription {
             leader: leadership.leader,
@@ -261,21 +406,23 @@ impl Quorum {
             high_watermark: self.high_watermark(),
             voters,
             observers: observers.into_iter().filter(|o| !is_voter(o.id)).collect(),
-            endpoints: self.settings.voters.clone(),
+            endpoints: members,
+            dynamic: self.settings.dynamic.is_some(),
             listener_name: self.settings.listener_name.clone(),
         }
     }
 
     fn describe_voter(
         &self,
-        id: NodeId,
+        voter: &Voter,
         metrics: &RaftMetrics<TypeConfig>,
         is_leader: bool,
         now_ms: i64,
     ) -> ReplicaDescription {
+        let id = voter.id;
         let unknown = ReplicaDescription {
             id,
-            directory_id: Uuid::ZERO,
+            directory_id: voter.directory_id,
             log_end_offset: -1,
             last_fetch_ms: -1,
             last_caught_up_ms: -1,
@@ -342,8 +489,12 @@ impl MetadataSource for Quorum {
         self.leadership.clone()
     }
 
-    fn voters(&self) -> &[Voter] {
-        &self.settings.voters
+    fn voters(&self) -> Arc<[Voter]> {
+        self.changes.voters().into()
+    }
+
+    fn caller(&self) -> Caller {
+        self.caller.clone()
     }
 
     /// After a restart nothing tells which entries of the log had been committed, and so acted on,
@@ -382,6 +533,9 @@ async fn launch(
 /// voter does not wait for an election timeout.
 async fn begin(raft: &Raft, settings: &QuorumSettings) -> Result<(), QuorumError> {
     let fatal = |e: &dyn std::fmt::Display| QuorumError::Raft(e.to_string());
+    if !settings.voters.iter().any(|v| v.id == settings.node_id) {
+        return Ok(());
+    }
     match raft.initialize(types::peers(&settings.voters)).await {
         Ok(()) => return Ok(()),
         Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
@@ -392,6 +546,9 @@ async fn begin(raft: &Raft, settings: &QuorumSettings) -> Result<(), QuorumError
     let mut configured: Vec<_> = settings.voters.iter().map(|v| v.id).collect();
     voters.sort_unstable();
     configured.sort_unstable();
+    if settings.dynamic.is_some() {
+        configured.clone_from(&voters);
+    }
     if voters != configured && !voters.is_empty() {
         let list =
             |ids: &[NodeId]| ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -401,80 +558,8 @@ async fn begin(raft: &Raft, settings: &QuorumSettings) -> Result<(), QuorumError
             list(&voters)
         )));
     }
-    if configured.len() == 1 {
+    if configured == [settings.node_id] {
         raft.trigger().elect(false).await.map_err(|e| fatal(&e))?;
     }
     Ok(())
-}
-
-/// Says who leads; `is_self` once the image has everything from before this member's epoch.
-async fn follow_leadership(
-    raft: Raft,
-    mut position: watch::Receiver<Position>,
-    out: watch::Sender<Leadership>,
-) {
-    let mut metrics = raft.server_metrics();
-    loop {
-        let next = {
-            let m = metrics.borrow_and_update();
-            let epoch = m.vote.leader_id.term;
-            let applied = *position.borrow_and_update();
-            let leads = m.state == ServerState::Leader && m.vote.committed;
-            Leadership {
-                leader: m.current_leader,
-                epoch,
-                is_self: leads && m.current_leader == Some(m.id) && applied.epoch >= epoch,
-            }
-        };
-        let was = *out.borrow();
-        if was != next {
-            if was.leader != next.leader || was.epoch != next.epoch {
-                tracing::info!(leader = ?next.leader.map(|l| l.0), epoch = next.epoch, "quorum");
-            }
-            out.send_replace(next);
-        }
-        tokio::select! {
-            changed = metrics.changed() => if changed.is_err() { break },
-            changed = position.changed() => if changed.is_err() { break },
-        }
-    }
-    // Raft has ended: nobody is known to lead.
-    out.send_modify(|l| (l.leader, l.is_self) = (None, false));
-}
-
-/// Makes a checkpoint when the log grew enough, or by time if it grew at all.
-async fn keep_checkpoints(raft: Raft, growth: Arc<Growth>, interval: Duration) {
-    loop {
-        let by_time = async {
-            if interval.is_zero() {
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(interval).await;
-        };
-        tokio::select! {
-            () = growth.due.notified() => {}
-            () = by_time => if !growth.is_any() { continue },
-        }
-        if raft.trigger().snapshot().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Keeps in the roster how far the other voters are, while this member leads.
-async fn watch_followers(raft: Raft, roster: Arc<Roster>, clock: Arc<dyn Clock>) {
-    let mut metrics = raft.data_metrics();
-    while metrics.changed().await.is_ok() {
-        let now_ms = clock.now().wall_ms;
-        let m = metrics.borrow_and_update();
-        let Some(replication) = &m.replication else { continue };
-        let leader_end = types::position(m.last_log.as_ref()).offset + 1;
-        for (id, matched) in replication {
-            let heard = m.heartbeat.as_ref().and_then(|h| h.get(id)).copied().flatten();
-            let Some(heard) = heard else { continue };
-            let age = i64::try_from(heard.elapsed().as_millis()).unwrap_or(i64::MAX);
-            let end = types::position(matched.as_ref()).offset + 1;
-            roster.report(*id, Uuid::ZERO, end, leader_end, now_ms.saturating_sub(age));
-        }
-    }
 }

@@ -9,8 +9,11 @@
 //!                 -> machine -> image -> source (subscribers) -> observe_service (observers)
 //! ```
 
+mod attend;
 mod checkpoint;
 mod disk;
+mod doorman;
+mod enrol;
 mod entry;
 mod image_keeper;
 mod image_store;
@@ -21,19 +24,25 @@ mod member;
 mod network;
 mod observe_service;
 mod observer;
+mod peers;
 mod roster;
 mod service;
 mod settings;
 mod source;
 mod types;
+mod upkeep;
 mod vote_file;
+mod voters;
 
+pub use doorman::Doorman;
 pub use listener::{ControllerListener, KafkaConnections, serve};
 pub use member::Quorum;
+pub use network::Caller;
 pub use observer::Observer;
 pub use settings::{
-    Leadership, LogPolicy, METADATA_DIR_NAME, ObserverSettings, ProposeError, QuorumDescription,
-    QuorumError, QuorumSettings, QuorumTimeouts, ReplicaDescription, Voter,
+    Address, ControllerEndpoint, DynamicVoters, Leadership, LogPolicy, METADATA_DIR_NAME,
+    ObserverSettings, ProposeError, QuorumDescription, QuorumError, QuorumSettings, QuorumTimeouts,
+    ReplicaDescription, Voter, VoterChangeError, VoterKey,
 };
 pub use source::{MetadataSource, Subscription};
 
@@ -42,7 +51,7 @@ pub(crate) fn channel_to(
     voter: &Voter,
     timeouts: &QuorumTimeouts,
 ) -> Option<tonic::transport::Channel> {
-    match network::channel(voter, timeouts) {
+    match network::channel(&voter.authority(), timeouts) {
         Ok(channel) => Some(channel),
         Err(e) => {
             tracing::error!(controller = voter.id.0, address = voter.authority(), "{e}");

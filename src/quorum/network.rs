@@ -1,7 +1,6 @@
-//! The calling side of Raft's messages: one gRPC channel a peer, shared by votes, appends and
-//! checkpoints. Uses `base`, `pb`.
+//! The calling side of Raft's messages: votes, appends, checkpoints, transfers. Uses `base`, `pb`.
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::Either;
@@ -17,14 +16,16 @@ use openraft::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
     Code, Request, Status,
-    metadata::{Ascii, MetadataValue},
+    metadata::{Ascii, MetadataMap, MetadataValue},
+    service::Interceptor,
     transport::{Channel, Endpoint},
 };
 
 use super::{
     checkpoint::CheckpointFile,
     entry,
-    settings::{QuorumTimeouts, Voter},
+    peers::Peers,
+    settings::QuorumTimeouts,
     types::{self, BadMessage, Peer, RaftCheckpoint, TypeConfig, Vote},
 };
 use crate::{
@@ -41,12 +42,18 @@ pub(crate) const PART_BYTES: usize = 256 * 1024;
 pub(crate) const CLUSTER_ID: &str = "vltava-cluster-id";
 pub(crate) const NODE_ID: &str = "vltava-node-id";
 pub(crate) const DIRECTORY_ID: &str = "vltava-directory-id";
+pub(crate) const TO_DIRECTORY_ID: &str = "vltava-to-directory-id";
 /// What the message of a refusal begins with if the cluster ids differ.
 pub(crate) const INCONSISTENT_CLUSTER_ID: &str = "INCONSISTENT_CLUSTER_ID";
+/// What the message of a refusal begins with if a node id has another directory than the caller or
+/// the called one says.
+pub(crate) const INCONSISTENT_DIRECTORY_ID: &str = "INCONSISTENT_DIRECTORY_ID";
+/// What the message of a refusal begins with if the called node does not lead.
+pub(crate) const NOT_LEADER: &str = "NOT_LEADER";
 
 /// Who calls: put into the gRPC metadata of each request.
 #[derive(Debug, Clone)]
-pub(crate) struct Caller {
+pub struct Caller {
     cluster_id: MetadataValue<Ascii>,
     node_id: NodeId,
     directory_id: Uuid,
@@ -64,25 +71,48 @@ impl Caller {
         Ok(Self { cluster_id, node_id, directory_id })
     }
 
+    /// `message` with the caller's name on it, and the directory that the called node must have
+    /// unless that is zero.
+    pub(crate) fn sign_to<T>(&self, message: T, directory: Uuid) -> Request<T> {
+        let mut request = self.sign(message);
+        if directory != Uuid::ZERO
+            && let Ok(id) = directory.to_string().parse()
+        {
+            request.metadata_mut().insert(TO_DIRECTORY_ID, id);
+        }
+        request
+    }
+
     /// `message` with the caller's name on it.
     pub(crate) fn sign<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        let meta = request.metadata_mut();
+        self.name(request.metadata_mut());
+        request
+    }
+
+    fn name(&self, meta: &mut MetadataMap) {
         meta.insert(CLUSTER_ID, self.cluster_id.clone());
         meta.insert(NODE_ID, MetadataValue::from(self.node_id.0));
         if let Ok(id) = self.directory_id.to_string().parse() {
             meta.insert(DIRECTORY_ID, id);
         }
-        request
     }
 }
 
-/// A channel to `voter` that connects at its first use and again whenever it broke.
+impl Interceptor for Caller {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        self.name(request.metadata_mut());
+        Ok(request)
+    }
+}
+
+/// A channel to `authority` (`host:port`) that connects at its first use and again whenever it
+/// broke.
 ///
 /// # Errors
 /// Host and port make no address.
-pub(crate) fn channel(voter: &Voter, timeouts: &QuorumTimeouts) -> Result<Channel, BadMessage> {
-    let endpoint = Endpoint::from_shared(format!("http://{}", voter.authority()))
+pub(crate) fn channel(authority: &str, timeouts: &QuorumTimeouts) -> Result<Channel, BadMessage> {
+    let endpoint = Endpoint::from_shared(format!("http://{authority}"))
         .map_err(|_| BadMessage("controller address"))?
         .connect_timeout(timeouts.request)
         .tcp_nodelay(true)
@@ -95,44 +125,22 @@ pub(crate) fn channel(voter: &Voter, timeouts: &QuorumTimeouts) -> Result<Channe
 /// Makes links to peers.
 #[derive(Debug)]
 pub(crate) struct Network {
-    caller: Caller,
-    timeouts: QuorumTimeouts,
-    /// Where the configuration says the voters are; it is newer than what the log says.
-    voters: Vec<Voter>,
-    channels: BTreeMap<NodeId, (Voter, Channel)>,
-}
-
-impl Network {
-    pub(crate) fn new(caller: Caller, timeouts: QuorumTimeouts, voters: Vec<Voter>) -> Self {
-        Self { caller, timeouts, voters, channels: BTreeMap::new() }
-    }
-
-    fn voter(&self, target: NodeId, node: &Peer) -> Voter {
-        let configured = self.voters.iter().find(|v| v.id == target).cloned();
-        configured.unwrap_or_else(|| Voter { id: target, host: node.host.clone(), port: node.port })
-    }
+    pub(crate) caller: Caller,
+    pub(crate) timeouts: QuorumTimeouts,
+    pub(crate) peers: Arc<Peers>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = PeerLink;
 
     async fn new_client(&mut self, target: NodeId, node: &Peer) -> PeerLink {
-        let voter = self.voter(target, node);
-        let known = self.channels.get(&target).filter(|(v, _)| *v == voter);
-        let channel = match known {
-            Some((_, channel)) => Some(channel.clone()),
-            None => match channel(&voter, &self.timeouts) {
-                Ok(channel) => {
-                    self.channels.insert(target, (voter.clone(), channel.clone()));
-                    Some(channel)
-                }
-                Err(e) => {
-                    tracing::error!(peer = target.0, address = voter.authority(), "{e}");
-                    None
-                }
-            },
-        };
-        PeerLink { caller: self.caller.clone(), timeouts: self.timeouts, target, channel }
+        self.peers.learn(target, node);
+        PeerLink {
+            caller: self.caller.clone(),
+            timeouts: self.timeouts,
+            target,
+            peers: Arc::clone(&self.peers),
+        }
     }
 }
 
@@ -142,19 +150,34 @@ pub(crate) struct PeerLink {
     caller: Caller,
     timeouts: QuorumTimeouts,
     target: NodeId,
-    channel: Option<Channel>,
+    peers: Arc<Peers>,
 }
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
 
+/// A client, and what its calls are signed with.
+struct Line {
+    client: RaftClient<Channel>,
+    caller: Caller,
+    /// The directory that the peer is expected to have; zero if any will do.
+    directory: Uuid,
+}
+
+impl Line {
+    fn sign<T>(&self, message: T) -> Request<T> {
+        self.caller.sign_to(message, self.directory)
+    }
+}
+
 impl PeerLink {
-    fn client(&self) -> RpcResult<RaftClient<Channel>> {
-        let channel = self.channel.clone().ok_or_else(|| {
+    fn client(&self) -> RpcResult<Line> {
+        let (channel, directory) = self.peers.channel(self.target).ok_or_else(|| {
             RPCError::Unreachable(Unreachable::from_string("the peer's address is not one"))
         })?;
-        Ok(RaftClient::new(channel)
+        let client = RaftClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Ok(Line { client, caller: self.caller.clone(), directory })
     }
 
     async fn call<T>(
@@ -164,19 +187,27 @@ impl PeerLink {
         answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> RpcResult<T> {
         match tokio::time::timeout(timeout, answer).await {
-            Ok(Ok(reply)) => Ok(reply.into_inner()),
+            Ok(Ok(reply)) => {
+                self.peers.heard(self.target, None);
+                Ok(reply.into_inner())
+            }
             Ok(Err(status)) => Err(self.refused(&status)),
-            Err(_) => Err(RPCError::Timeout(Timeout {
-                action,
-                id: self.caller.node_id,
-                target: self.target,
-                timeout,
-            })),
+            Err(_) => {
+                self.peers.heard(self.target, Some("no answer in time".to_owned()));
+                Err(RPCError::Timeout(Timeout {
+                    action,
+                    id: self.caller.node_id,
+                    target: self.target,
+                    timeout,
+                }))
+            }
         }
     }
 
     fn refused(&self, status: &Status) -> RPCError<TypeConfig> {
-        if status.message().starts_with(INCONSISTENT_CLUSTER_ID) {
+        let refusals = [INCONSISTENT_CLUSTER_ID, INCONSISTENT_DIRECTORY_ID];
+        let news = self.peers.heard(self.target, Some(said(status)));
+        if news && refusals.iter().any(|word| status.message().starts_with(word)) {
             tracing::error!(peer = self.target.0, "{}", status.message());
         }
         match status.code() {
@@ -193,17 +224,17 @@ impl PeerLink {
         option: &RPCOption,
         only_ask: bool,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
-        let mut client = self.client()?;
-        let request = self.caller.sign(pb::VoteRequest {
+        let mut line = self.client()?;
+        let request = line.sign(pb::VoteRequest {
             vote: Some(types::vote_to_pb(&rpc.vote)),
             last_log_id: rpc.last_log_id.as_ref().map(types::log_id_to_pb),
             leadership_transfer: rpc.leadership_transfer,
         });
         let ttl = option.hard_ttl();
         let reply = if only_ask {
-            self.call(RPCTypes::Vote, ttl, client.pre_vote(request)).await?
+            self.call(RPCTypes::Vote, ttl, line.client.pre_vote(request)).await?
         } else {
-            self.call(RPCTypes::Vote, ttl, client.vote(request)).await?
+            self.call(RPCTypes::Vote, ttl, line.client.vote(request)).await?
         };
         vote_reply(reply).map_err(senseless)
     }
@@ -216,9 +247,9 @@ impl PeerLink {
         let (tx, rx) = tokio::sync::mpsc::channel(4);
         let file = checkpoint.snapshot;
         let reader = tokio::task::spawn_blocking(move || send_parts(&file, vote, &tx));
-        let mut client = self.client()?;
-        let request = self.caller.sign(ReceiverStream::new(rx));
-        let reply = client.install_checkpoint(request).await;
+        let mut line = self.client()?;
+        let request = line.sign(ReceiverStream::new(rx));
+        let reply = line.client.install_checkpoint(request).await;
         if let Ok(Err(e)) = reader.await {
             tracing::error!(peer = self.target.0, "a checkpoint cannot be read: {e}");
         }
@@ -226,6 +257,20 @@ impl PeerLink {
         let vote = types::vote_from_pb(reply.vote).map_err(senseless)?;
         Ok(SnapshotResponse::new(vote))
     }
+}
+
+/// A status in few words.
+pub(crate) fn said(status: &Status) -> String {
+    let cause = std::error::Error::source(status).map(root).unwrap_or_default();
+    if cause.is_empty() { status.message().to_owned() } else { cause }
+}
+
+fn root(e: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = e;
+    while let Some(cause) = last.source() {
+        last = cause;
+    }
+    last.to_string()
 }
 
 fn senseless(e: BadMessage) -> RPCError<TypeConfig> {
@@ -269,17 +314,17 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<AppendEntriesResponse<TypeConfig>> {
-        let mut client = self.client()?;
+        let mut line = self.client()?;
         let batches: Result<Vec<Bytes>, _> = rpc.entries.iter().map(entry::encode).collect();
         let batches = batches.map_err(|e| RPCError::Network(NetworkError::new(&e)))?;
-        let request = self.caller.sign(pb::AppendRequest {
+        let request = line.sign(pb::AppendRequest {
             vote: Some(types::vote_to_pb(&rpc.vote)),
             prev_log_id: rpc.prev_log_id.as_ref().map(types::log_id_to_pb),
             batches,
             leader_commit: rpc.leader_commit.as_ref().map(types::log_id_to_pb),
         });
         let ttl = option.hard_ttl().max(self.timeouts.request);
-        let answer = client.append(request);
+        let answer = line.client.append(request);
         let reply = self.call(RPCTypes::AppendEntries, ttl, answer).await?;
         append_reply(reply).map_err(senseless)
     }
@@ -319,14 +364,14 @@ impl RaftNetworkV2<TypeConfig> for PeerLink {
         req: TransferLeaderRequest<TypeConfig>,
         option: RPCOption,
     ) -> RpcResult<TransferLeaderResponse<TypeConfig>> {
-        let mut client = self.client()?;
-        let request = self.caller.sign(pb::TransferRequest {
+        let mut line = self.client()?;
+        let request = line.sign(pb::TransferRequest {
             from: Some(types::vote_to_pb(req.from_leader())),
             to: req.to_node_id().0,
             last_log_id: req.last_log_id().map(types::log_id_to_pb),
         });
         let ttl = option.hard_ttl().max(self.timeouts.request);
-        let answer = client.transfer_leader(request);
+        let answer = line.client.transfer_leader(request);
         let reply = self.call(RPCTypes::TransferLeader, ttl, answer).await?;
         if reply.refused.is_empty() {
             return Ok(Ok(()));

@@ -1,7 +1,7 @@
 //! `Observe`, answered: one stream an observer, of all that is committed after its position; a
 //! checkpoint first if the log begins later. Uses `base`, `pb`.
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
@@ -10,19 +10,23 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     checkpoint::{CheckpointDir, CheckpointFile},
+    doorman::{Doorman, Visitor},
     entry,
     log_store::{LogStore, READ_BYTES_MAX},
     network::PART_BYTES,
     roster::Roster,
-    service::{Doorman, Visitor},
     settings::Leadership,
-    types,
+    types::{self, Voters},
+    voters::VoterChanges,
 };
 use crate::{
     base::ports::Clock,
     metadata::Position,
     pb::quorum::{self as pb, observation::What, observers_server},
 };
+
+/// An observer hears something at least this often.
+const HEARD_EVERY: Duration = Duration::from_millis(500);
 
 /// What the streams read from.
 #[derive(Debug, Clone)]
@@ -33,6 +37,7 @@ pub(crate) struct Feed {
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) changes: Arc<VoterChanges>,
 }
 
 /// Serves observers.
@@ -58,7 +63,7 @@ impl observers_server::Observers for ObserverService {
         let at = Position { offset: first.offset, epoch: first.epoch };
         let mut feed = self.feed.clone();
         feed.leadership.mark_changed();
-        let one = Follower { feed, visitor, reports, at, checkpoint: None };
+        let one = Follower { feed, visitor, reports, at, checkpoint: None, told: None };
         one.report(at);
         let stream = futures::stream::unfold(Some(one), |state| async move {
             let mut follower = state?;
@@ -81,6 +86,8 @@ struct Follower {
     at: Position,
     /// A checkpoint being sent, and the bytes sent of it.
     checkpoint: Option<(CheckpointFile, u64)>,
+    /// The voters that it was told.
+    told: Option<Voters>,
 }
 
 fn io(e: std::io::Error) -> Status {
@@ -99,8 +106,12 @@ impl Follower {
         );
     }
 
-    fn observation(&self, what: Option<What>) -> pb::Observation {
+    fn observation(&mut self, what: Option<What>) -> pb::Observation {
         let leader = *self.feed.leadership.borrow();
+        let members = self.feed.changes.members();
+        let changed = self.told.as_ref() != Some(&members);
+        let voters = changed.then(|| types::voters_to_pb(&members));
+        self.told = Some(members);
         pb::Observation {
             leader: Some(pb::LeaderNews {
                 node: leader.leader.map(|id| id.0),
@@ -108,6 +119,7 @@ impl Follower {
             }),
             high_watermark: self.feed.position.borrow().offset.saturating_add(1),
             what,
+            voters,
         }
     }
 
@@ -118,6 +130,12 @@ impl Follower {
                 return self.checkpoint_part().await.map(Some);
             }
             let committed = *self.feed.position.borrow_and_update();
+            if self.at.offset > committed.offset && self.feed.leadership.borrow().is_self {
+                return Err(Status::out_of_range(format!(
+                    "the image at offset {} is ahead of this quorum's, which is at {}",
+                    self.at.offset, committed.offset
+                )));
+            }
             if self.at.offset < committed.offset {
                 if let Some(batches) = self.batches(committed).await? {
                     return Ok(Some(self.observation(Some(What::Batches(batches)))));
@@ -136,6 +154,7 @@ impl Follower {
                     }
                     return Ok(Some(self.observation(None)));
                 }
+                () = tokio::time::sleep(HEARD_EVERY) => return Ok(Some(self.observation(None))),
             }
         }
     }

@@ -1,64 +1,36 @@
-//! The answering side of Raft's messages: checks the caller's cluster, translates, asks the
-//! member. Uses `base`, `pb`.
+//! The answering side of Raft's messages: checks the caller, translates, asks the member. Uses
+//! `base`, `pb`.
 
-use std::sync::Arc;
+use std::{pin::Pin, sync::Arc, time::Duration};
 
-use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse,
+use futures::Stream;
+use openraft::{
+    ServerState,
+    async_runtime::watch::WatchReceiver as _,
+    raft::{
+        AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest,
+        VoteResponse,
+    },
 };
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
     checkpoint::{CheckpointDir, Incoming},
+    doorman::Doorman,
     entry,
     machine::Raft,
-    network::{CLUSTER_ID, DIRECTORY_ID, INCONSISTENT_CLUSTER_ID, NODE_ID},
+    network::NOT_LEADER,
+    settings::{Voter, VoterChangeError},
     types::{self, BadMessage, CheckpointMeta, RaftCheckpoint, TypeConfig},
+    voters::VoterChanges,
 };
 use crate::{
-    base::{NodeId, Uuid},
+    base::{LeaderEpoch, NodeId},
     pb::quorum::{self as pb, raft_server},
 };
 
-/// Checks that a call belongs to this cluster.
-#[derive(Debug, Clone)]
-pub(crate) struct Doorman {
-    /// This cluster's id.
-    pub(crate) cluster_id: Arc<str>,
-}
-
-/// Who calls, as the call says.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Visitor {
-    /// The caller's node id.
-    pub(crate) node_id: NodeId,
-    /// Id of its metadata log directory; zero if it gave none.
-    pub(crate) directory_id: Uuid,
-}
-
-impl Doorman {
-    /// The caller, if it is of this cluster. A call without a cluster id is let in, as Kafka does.
-    ///
-    /// # Errors
-    /// The status to answer with.
-    pub(crate) fn admit(&self, meta: &MetadataMap) -> Result<Visitor, Status> {
-        let text = |name| meta.get(name).and_then(|v| v.to_str().ok());
-        let node_id = text(NODE_ID).and_then(|s| s.parse().ok()).map_or(NodeId(-1), NodeId);
-        if let Some(theirs) = text(CLUSTER_ID)
-            && *theirs != *self.cluster_id
-        {
-            let ours = &self.cluster_id;
-            let why = format!(
-                "{INCONSISTENT_CLUSTER_ID}: node {node_id} is of cluster {theirs}, \
-                 this node is of cluster {ours}"
-            );
-            tracing::error!("{why}");
-            return Err(Status::failed_precondition(why));
-        }
-        let directory_id = text(DIRECTORY_ID).and_then(|s| s.parse().ok()).unwrap_or_default();
-        Ok(Visitor { node_id, directory_id })
-    }
-}
+/// A controller that enrols as a voter is waited for so long: it is asked to catch up first.
+const ENROL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl From<BadMessage> for Status {
     fn from(e: BadMessage) -> Self {
@@ -76,6 +48,20 @@ pub(crate) struct RaftService {
     pub(crate) raft: Raft,
     pub(crate) doorman: Doorman,
     pub(crate) checkpoints: Arc<CheckpointDir>,
+    pub(crate) changes: Arc<VoterChanges>,
+}
+
+impl RaftService {
+    fn admit(&self, meta: &MetadataMap) -> Result<(), Status> {
+        let voters = self.raft.server_metrics().borrow_watched().membership_config.clone();
+        self.doorman.admit_controller(meta, voters.membership()).map(|_| ())
+    }
+
+    fn leads(raft: &Raft, epoch: LeaderEpoch) -> bool {
+        let metrics = raft.server_metrics();
+        let now = metrics.borrow_watched();
+        now.state == ServerState::Leader && now.vote.leader_id.term == epoch
+    }
 }
 
 fn vote_request(r: pb::VoteRequest) -> Result<VoteRequest<TypeConfig>, BadMessage> {
@@ -123,7 +109,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteReply>, Status> {
-        self.doorman.admit(request.metadata())?;
+        self.admit(request.metadata())?;
         let answer = self.raft.vote(vote_request(request.into_inner())?).await;
         Ok(vote_reply(&answer.map_err(stopped)?))
     }
@@ -132,7 +118,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteReply>, Status> {
-        self.doorman.admit(request.metadata())?;
+        self.admit(request.metadata())?;
         let answer = self.raft.pre_vote(vote_request(request.into_inner())?).await;
         Ok(vote_reply(&answer.map_err(stopped)?))
     }
@@ -141,7 +127,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::AppendRequest>,
     ) -> Result<Response<pb::AppendReply>, Status> {
-        self.doorman.admit(request.metadata())?;
+        self.admit(request.metadata())?;
         let answer = self.raft.append_entries(append_request(request.into_inner())?).await;
         Ok(append_reply(answer.map_err(stopped)?))
     }
@@ -150,7 +136,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<Streaming<pb::CheckpointPart>>,
     ) -> Result<Response<pb::CheckpointReply>, Status> {
-        self.doorman.admit(request.metadata())?;
+        self.admit(request.metadata())?;
         let mut parts = request.into_inner();
         let first = parts.message().await?.ok_or(BadMessage("checkpoint part"))?;
         let vote = types::vote_from_pb(first.vote)?;
@@ -181,7 +167,7 @@ impl raft_server::Raft for RaftService {
         &self,
         request: Request<pb::TransferRequest>,
     ) -> Result<Response<pb::TransferReply>, Status> {
-        self.doorman.admit(request.metadata())?;
+        self.admit(request.metadata())?;
         let r = request.into_inner();
         let transfer = TransferLeaderRequest::new(
             types::vote_from_pb(r.from)?,
@@ -191,5 +177,54 @@ impl raft_server::Raft for RaftService {
         let answer = self.raft.handle_transfer_leader(transfer).await.map_err(stopped)?;
         let refused = answer.err().map_or_else(String::new, |e| e.to_string());
         Ok(Response::new(pb::TransferReply { refused }))
+    }
+
+    type AttendStream = Attendance;
+
+    async fn attend(
+        &self,
+        request: Request<pb::AttendRequest>,
+    ) -> Result<Response<Attendance>, Status> {
+        self.admit(request.metadata())?;
+        let epoch = request.into_inner().epoch;
+        let (raft, mut metrics) = (self.raft.clone(), self.raft.server_metrics());
+        let until_over = async move {
+            while Self::leads(&raft, epoch) {
+                if metrics.changed().await.is_err() {
+                    return Err(Status::unavailable("the member has stopped"));
+                }
+            }
+            Err(Status::failed_precondition(format!("{NOT_LEADER} in epoch {epoch}")))
+        };
+        Ok(Response::new(Box::pin(futures::stream::once(until_over))))
+    }
+
+    async fn enrol(
+        &self,
+        request: Request<pb::EnrolRequest>,
+    ) -> Result<Response<pb::EnrolReply>, Status> {
+        // Not by directory: a node whose disk was replaced must be able to say so.
+        self.doorman.check_cluster(request.metadata())?;
+        let r = request.into_inner();
+        let node = types::voter_from_pb(r.node.ok_or(BadMessage("node"))?)?;
+        let done = self.changes.enrol(&node, r.as_voter, ENROL_TIMEOUT).await;
+        let mut reply = pb::EnrolReply { done: done.is_ok(), ..pb::EnrolReply::default() };
+        match done {
+            Ok(()) => {}
+            Err(VoterChangeError::NotLeader { hint }) => {
+                reply.leader = hint.and_then(|id| self.voter(id)).as_ref().map(types::voter_to_pb);
+            }
+            Err(e) => reply.refused = e.to_string(),
+        }
+        Ok(Response::new(reply))
+    }
+}
+
+/// What a follower holds open to its leader.
+type Attendance = Pin<Box<dyn Stream<Item = Result<pb::AttendReply, Status>> + Send>>;
+
+impl RaftService {
+    fn voter(&self, id: NodeId) -> Option<Voter> {
+        self.changes.voters().iter().find(|v| v.id == id).cloned()
     }
 }

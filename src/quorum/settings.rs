@@ -1,21 +1,53 @@
 //! What a quorum member or an observer is started with, and what it says of itself: settings,
-//! voters, leadership, descriptions, errors. Plain values. Uses `base`.
+//! voters, leadership, descriptions, errors. Plain values. Uses `base`, `log`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crate::base::{LeaderEpoch, NodeId, Offset, Uuid};
+use crate::{
+    base::{LeaderEpoch, NodeId, Offset, Uuid},
+    log::LogDir,
+};
 
 /// Name of the directory of the metadata log, beneath `metadata.log.dir`.
 pub const METADATA_DIR_NAME: &str = "__cluster_metadata-0";
 
-/// One entry of `controller.quorum.voters`.
+/// A voter: a controller, and where it listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Voter {
     /// The controller's node id.
     pub id: NodeId,
+    /// Id of its metadata log directory; zero where voters are configured
+    /// (`controller.quorum.voters`), not recorded.
+    pub directory_id: Uuid,
     /// Host name or address.
     pub host: String,
     /// Port of its controller listener.
+    pub port: u16,
+}
+
+/// What tells one voter from another (`ReplicaKey`): a node whose disk was replaced is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VoterKey {
+    /// The controller's node id.
+    pub id: NodeId,
+    /// Id of its metadata log directory.
+    pub directory_id: Uuid,
+}
+
+impl std::fmt::Display for VoterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} with directory id {}", self.id, self.directory_id)
+    }
+}
+
+/// One listener of a controller, as AddRaftVoter and UpdateRaftVoter name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControllerEndpoint {
+    /// Name of the listener.
+    pub name: String,
+    /// Host name or address.
+    pub host: String,
+    /// Port.
     pub port: u16,
 }
 
@@ -23,11 +55,29 @@ impl Voter {
     /// `host:port`, an IPv6 address in brackets.
     #[must_use]
     pub fn authority(&self) -> String {
-        if self.host.contains(':') && !self.host.starts_with('[') {
-            format!("[{}]:{}", self.host, self.port)
-        } else {
-            format!("{}:{}", self.host, self.port)
-        }
+        authority(&self.host, self.port)
+    }
+
+    /// What tells it from others.
+    #[must_use]
+    pub fn key(&self) -> VoterKey {
+        VoterKey { id: self.id, directory_id: self.directory_id }
+    }
+}
+
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+impl Address {
+    /// `host:port`, an IPv6 address in brackets.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        authority(&self.host, self.port)
     }
 }
 
@@ -88,14 +138,37 @@ pub struct QuorumSettings {
     pub node_id: NodeId,
     /// Id of the metadata log directory.
     pub directory_id: Uuid,
-    /// All voters, this node among them.
+    /// The first voters: those of `controller.quorum.voters`, this node among them, or those that
+    /// formatting wrote down; none if this node waits to be added.
     pub voters: Vec<Voter>,
-    /// Name of the controller listener, for descriptions.
+    /// How the voters change; `None` if they are configured and never do.
+    pub dynamic: Option<DynamicVoters>,
+    /// Name of the controller listener: the one that endpoints are looked up by.
     pub listener_name: String,
     /// Timeouts.
     pub timeouts: QuorumTimeouts,
     /// Segments and checkpoints.
     pub log: LogPolicy,
+}
+
+/// Settings of a quorum whose voters are recorded in its log (kraft.version 1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DynamicVoters {
+    /// `controller.quorum.bootstrap.servers`: `host:port` of some controllers.
+    pub bootstrap: Vec<Address>,
+    /// Where this member's controller listener is reached.
+    pub advertised: Address,
+    /// `controller.quorum.auto.join.enable`: it asks to be made a voter by itself.
+    pub auto_join: bool,
+}
+
+/// Where a controller listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
 }
 
 /// What a node that is no voter follows the quorum with.
@@ -107,8 +180,13 @@ pub struct ObserverSettings {
     pub node_id: NodeId,
     /// Id of the metadata log directory.
     pub directory_id: Uuid,
-    /// Where the controllers are.
+    /// The voters of `controller.quorum.voters`; none if they are learned.
     pub voters: Vec<Voter>,
+    /// `controller.quorum.bootstrap.servers`: asked while no voter is known.
+    pub bootstrap: Vec<Address>,
+    /// The log directory that holds metadata, where the image is kept for the next start; `None`
+    /// keeps it in memory only.
+    pub dir: Option<Arc<LogDir>>,
     /// Timeouts.
     pub timeouts: QuorumTimeouts,
 }
@@ -155,6 +233,8 @@ pub struct QuorumDescription {
     pub observers: Vec<ReplicaDescription>,
     /// Where the voters listen.
     pub endpoints: Vec<Voter>,
+    /// Whether the voters are recorded (kraft.version 1), not configured.
+    pub dynamic: bool,
     /// Name of the listener that `endpoints` belong to.
     pub listener_name: String,
 }
@@ -181,6 +261,37 @@ pub enum ProposeError {
         max: usize,
     },
     /// The quorum member has stopped: its storage failed, or it was shut down. Final.
+    #[error("the metadata quorum member has stopped: {0}")]
+    Fatal(String),
+}
+
+/// Why the voters were not changed (KIP-853), by the error code that says so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VoterChangeError {
+    /// NOT_LEADER_OR_FOLLOWER: ask the leader.
+    #[error("this node does not lead the metadata quorum")]
+    NotLeader {
+        /// The leader, if known.
+        hint: Option<NodeId>,
+    },
+    /// DUPLICATE_VOTER: a voter with this node id is there.
+    #[error("the voter id for {0} is already part of the set of voters")]
+    Duplicate(VoterKey),
+    /// VOTER_NOT_FOUND: no voter has this node id and directory id.
+    #[error("there is no voter {0}")]
+    NotFound(VoterKey),
+    /// REQUEST_TIMED_OUT: another change is under way, the new voter did not catch up in time, or
+    /// the change was not committed in time. Try again; it may have been made all the same.
+    #[error("{0}")]
+    TimedOut(String),
+    /// INVALID_REQUEST: the request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// UNSUPPORTED_VERSION: the voters are configured (`controller.quorum.voters`): kraft.version
+    /// is 0.
+    #[error("the voters are set by controller.quorum.voters: kraft.version is 0")]
+    Static,
+    /// UNKNOWN_SERVER_ERROR: the quorum member has stopped.
     #[error("the metadata quorum member has stopped: {0}")]
     Fatal(String),
 }

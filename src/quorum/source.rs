@@ -8,7 +8,10 @@ use std::{
 
 use tokio::sync::{mpsc, watch};
 
-use super::settings::{Leadership, Voter};
+use super::{
+    network::Caller,
+    settings::{Leadership, Voter},
+};
 use crate::metadata::{Image, Position, Update};
 
 /// The image as of the subscription and every update after it; none is lost. A subscriber that
@@ -31,7 +34,9 @@ pub trait MetadataSource: Send + Sync + fmt::Debug {
     /// Who leads, as far as this node knows.
     fn leadership(&self) -> watch::Receiver<Leadership>;
     /// Where the controllers listen.
-    fn voters(&self) -> &[Voter];
+    fn voters(&self) -> Arc<[Voter]>;
+    /// What calls to controllers are signed with.
+    fn caller(&self) -> Caller;
     /// Offset after the last metadata entry known to be committed anywhere; the image's own where
     /// nothing newer was heard of.
     fn high_watermark(&self) -> i64;

@@ -104,8 +104,17 @@ pub(crate) fn log_id_at(position: Position) -> Option<LogId> {
 
 /// The members that `controller.quorum.voters` names.
 pub(crate) fn peers(voters: &[Voter]) -> std::collections::BTreeMap<NodeId, Peer> {
-    let peer = |v: &Voter| Peer { host: v.host.clone(), port: v.port, directory_id: Uuid::ZERO };
     voters.iter().map(|v| (v.id, peer(v))).collect()
+}
+
+/// A voter as the membership keeps it.
+pub(crate) fn peer(v: &Voter) -> Peer {
+    Peer { host: v.host.clone(), port: v.port, directory_id: v.directory_id }
+}
+
+/// A member as a voter.
+pub(crate) fn voter(id: NodeId, peer: &Peer) -> Voter {
+    Voter { id, directory_id: peer.directory_id, host: peer.host.clone(), port: peer.port }
 }
 
 /// A message of a peer lacks a part or has a senseless one.
@@ -142,29 +151,38 @@ pub(crate) fn voters_to_pb(m: &Voters) -> pb::Voters {
     let ids = |set: &std::collections::BTreeSet<NodeId>| pb::VoterSet {
         ids: set.iter().map(|id| id.0).collect(),
     };
-    let node = |(id, peer): (&NodeId, &Peer)| pb::VoterNode {
-        id: id.0,
-        host: peer.host.clone(),
-        port: u32::from(peer.port),
-        directory_id: Bytes::copy_from_slice(&peer.directory_id.0),
-    };
+    let node = |(id, peer): (&NodeId, &Peer)| voter_to_pb(&voter(*id, peer));
     pb::Voters {
         sets: m.get_joint_config().iter().map(ids).collect(),
         nodes: m.nodes().map(node).collect(),
     }
 }
 
+pub(crate) fn voter_to_pb(v: &Voter) -> pb::VoterNode {
+    pb::VoterNode {
+        id: v.id.0,
+        host: v.host.clone(),
+        port: u32::from(v.port),
+        directory_id: Bytes::copy_from_slice(&v.directory_id.0),
+    }
+}
+
+pub(crate) fn voter_from_pb(n: pb::VoterNode) -> Result<Voter, BadMessage> {
+    Ok(Voter {
+        id: NodeId(n.id),
+        directory_id: Uuid(
+            n.directory_id.as_ref().try_into().map_err(|_| BadMessage("voter directory id"))?,
+        ),
+        host: n.host,
+        port: u16::try_from(n.port).map_err(|_| BadMessage("voter port"))?,
+    })
+}
+
 pub(crate) fn voters_from_pb(v: pb::Voters) -> Result<Voters, BadMessage> {
     let mut nodes = std::collections::BTreeMap::new();
     for n in v.nodes {
-        let peer = Peer {
-            host: n.host,
-            port: u16::try_from(n.port).map_err(|_| BadMessage("voter port"))?,
-            directory_id: Uuid(
-                n.directory_id.as_ref().try_into().map_err(|_| BadMessage("voter directory id"))?,
-            ),
-        };
-        nodes.insert(NodeId(n.id), peer);
+        let voter = voter_from_pb(n)?;
+        nodes.insert(voter.id, peer(&voter));
     }
     let sets = v.sets.into_iter().map(|s| s.ids.into_iter().map(NodeId).collect()).collect();
     Voters::new(sets, nodes).map_err(|_| BadMessage("voters"))

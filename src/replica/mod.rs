@@ -4,6 +4,7 @@
 
 mod answer;
 pub mod brokers;
+pub mod dirs;
 pub mod fetch_driver;
 pub mod fetch_frames;
 pub mod fetch_plan;

@@ -78,7 +78,15 @@ impl ReplicaTable {
     ) {
         if self.by_id(diff.topic_id, diff.partition).is_none() {
             let id = TopicPartition::new(Arc::clone(diff.topic), diff.partition);
-            self.make(&id, diff.topic_id, settings(diff.topic));
+            let said = new.directory(self.node_id).unwrap_or_default();
+            let is_new = diff.old.is_none_or(|old| !old.has_replica(self.node_id));
+            match self.dir_for(said, is_new) {
+                Some(dir) => self.make(&id, diff.topic_id, dir, settings(diff.topic)),
+                None => tracing::error!(
+                    partition = %id,
+                    "not made: its log may lie in a log directory that is offline"
+                ),
+            }
         }
         let Some(slot) = self.by_id(diff.topic_id, diff.partition) else { return };
         let mut partition = slot.lock();
@@ -127,11 +135,13 @@ impl ReplicaTable {
         partition.flush_due(now)
     }
 
-    fn make(&self, id: &TopicPartition, topic_id: Uuid, settings: Arc<PartitionSettings>) {
-        let Some(dir) = self.roomiest_dir() else {
-            tracing::error!(partition = %id, "no log directory is online: the replica is not made");
-            return;
-        };
+    fn make(
+        &self,
+        id: &TopicPartition,
+        topic_id: Uuid,
+        dir: usize,
+        settings: Arc<PartitionSettings>,
+    ) {
         let log_dir = Arc::clone(&self.dirs()[dir].log_dir);
         let config = Arc::clone(&settings.log);
         let log = Log::create(log_dir, id.clone(), Some(topic_id), config, self.clock.now());

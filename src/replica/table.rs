@@ -12,6 +12,7 @@ use futures::channel::oneshot;
 
 use super::{
     brokers::Brokers,
+    dirs::DirChoice,
     fetch_session::FetchSessions,
     isr_queue::IsrQueue,
     partition::{Committed, Partition, Receipt, Refusal},
@@ -111,6 +112,7 @@ pub struct ReplicaTable {
     /// The others, as its partitions see them.
     pub brokers: Arc<Brokers>,
     dirs: Vec<Dir>,
+    choice: DirChoice,
     slots: RwLock<Slots>,
     sessions: Mutex<FetchSessions>,
     /// What the ISR driver has to look at.
@@ -133,6 +135,7 @@ impl ReplicaTable {
     ) -> Self {
         Self {
             node_id,
+            choice: DirChoice::new(dirs.len()),
             brokers: Brokers::new(node_id),
             dirs,
             slots: RwLock::default(),
@@ -147,6 +150,10 @@ impl ReplicaTable {
     #[must_use]
     pub fn dirs(&self) -> &[Dir] {
         &self.dirs
+    }
+
+    pub(super) const fn choice(&self) -> &DirChoice {
+        &self.choice
     }
 
     /// The fetch sessions.
@@ -202,21 +209,6 @@ impl ReplicaTable {
         self.len() == 0
     }
 
-    /// The directory for a new replica: the one that is online and has the fewest
-    /// (`LogManager.nextLogDirs`). `None` if all failed.
-    #[must_use]
-    pub fn roomiest_dir(&self) -> Option<usize> {
-        let mut counts = vec![0_usize; self.dirs.len()];
-        if self.dirs.len() > 1 {
-            for slot in self.read_slots().by_id.values() {
-                counts[slot.dir] += 1;
-            }
-        }
-        (0..self.dirs.len())
-            .filter(|d| self.dirs[*d].log_dir.offline_reason().is_none())
-            .min_by_key(|d| counts[*d])
-    }
-
     /// Adds a replica; one that is there already is replaced.
     pub fn add(&self, id: &TopicPartition, topic_id: Uuid, dir: usize, state: Partition) {
         let slot = Arc::new(Slot {
@@ -228,13 +220,18 @@ impl ReplicaTable {
         });
         let mut slots = self.write_slots();
         slots.by_name.insert(Arc::clone(&id.topic), topic_id);
-        slots.by_id.insert((topic_id, id.partition), slot);
+        let before = slots.by_id.insert((topic_id, id.partition), slot);
+        self.choice.added(dir);
+        if let Some(before) = before {
+            self.choice.removed(before.dir);
+        }
     }
 
     /// Takes a replica out.
     pub fn remove(&self, topic: Uuid, partition: PartitionId) -> Option<Arc<Slot>> {
         let mut slots = self.write_slots();
         let slot = slots.by_id.remove(&(topic, partition))?;
+        self.choice.removed(slot.dir);
         let range = (topic, PartitionId::MIN)..=(topic, PartitionId::MAX);
         if slots.by_id.range(range).next().is_none()
             && slots.by_name.get(&slot.topic) == Some(&topic)

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arc_swap::ArcSwap;
+use futures::future::BoxFuture;
 use tokio::sync::watch;
 
 use crate::{
@@ -14,10 +15,64 @@ use crate::{
     controller::{BrokerLifecycle, ControllerClient},
     coordinator::driver::Coordinators,
     metadata::{ConfigResource, Image, configs::Properties},
-    quorum::Quorum,
+    pb::controller::{submit_reply::Reply, submit_request::Command},
     replica::table::ReplicaTable,
-    server::producer_ids::ProducerIds,
+    server::{forward::Failure, producer_ids::ProducerIds},
 };
+
+/// What kind of listener a request came in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// A listener of a broker.
+    Broker,
+    /// A listener of a controller.
+    Controller,
+}
+
+/// Where a node is reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NodeAddress {
+    pub(crate) id: NodeId,
+    pub(crate) host: String,
+    pub(crate) port: i32,
+    pub(crate) rack: Option<String>,
+    pub(crate) fenced: bool,
+}
+
+/// What the APIs work with that brokers and controllers both serve. A broker answers from its
+/// published image and forwards commands; a controller answers from its own image, and carries
+/// commands out if it is the active one.
+pub(crate) trait Admin: std::fmt::Debug + Send + Sync {
+    /// Which of the two it is.
+    fn role(&self) -> Role;
+    /// This node.
+    fn node_id(&self) -> NodeId;
+    /// The cluster's id.
+    fn cluster_id(&self) -> &str;
+    /// The static configuration.
+    fn settings(&self) -> &ServerConfig;
+    /// The image that requests are answered from.
+    fn image(&self) -> Arc<Image>;
+    /// The nodes of this one's role, as `listener` shows them.
+    fn nodes(&self, listener: &str) -> Vec<NodeAddress>;
+    /// The node that clients are told to send to what is for the controller; -1 if there is none.
+    fn controller_for_clients(&self) -> i32;
+    /// The highest epoch of the quorum that this node knows of.
+    fn quorum_epoch(&self) -> i32;
+    /// Has `command` carried out, within `timeout_ms`.
+    ///
+    /// # Errors
+    /// `RequestTimedOut`; `NotController` from a controller that is not the active one; or what
+    /// the controller says of the whole command.
+    fn submit(&self, command: Command, timeout_ms: i32) -> BoxFuture<'_, Result<Reply, Failure>>;
+    /// Waits until the image is as new as the active controller's, at most `timeout_ms`.
+    fn catch_up(&self, timeout_ms: i32) -> BoxFuture<'_, ()>;
+
+    /// All layers of this node's configuration: what it was started with, and what `image` says.
+    fn layers(&self, image: &Image) -> Layers {
+        layers(self.settings(), self.node_id(), image)
+    }
+}
 
 /// The parts of a broker that requests need. One for all connections.
 #[derive(Debug)]
@@ -40,8 +95,6 @@ pub struct Broker {
     pub lifecycle: BrokerLifecycle,
     /// Groups and their offsets.
     pub groups: Coordinators,
-    /// The member of the quorum in this process, if it is a controller.
-    pub quorum: Option<Arc<Quorum>>,
     /// Ids for idempotent producers.
     pub producer_ids: ProducerIds,
     /// The clocks.
@@ -55,18 +108,6 @@ impl Broker {
     #[must_use]
     pub fn image(&self) -> Arc<Image> {
         self.image.load_full()
-    }
-
-    /// All layers of this broker's configuration: what it was started with, and what `image` says.
-    #[must_use]
-    pub(crate) fn layers(&self, image: &Image) -> Layers {
-        layers(&self.settings, self.node_id, image)
-    }
-
-    /// The overrides of `topic`.
-    #[must_use]
-    pub(crate) fn topic_overrides(&self, image: &Image, topic: &str) -> BTreeMap<String, String> {
-        owned(&image.configs().topic(topic))
     }
 }
 

@@ -9,8 +9,9 @@ use futures::future::BoxFuture;
 use crate::{
     net::{ConnInfo, Dispatch, Response, Service},
     server::{
-        api::{self, Row},
-        context::{Broker, Caller},
+        api::{self, Row, Run},
+        context::{Admin, Broker, Caller},
+        controller::Controller,
     },
     wire::{
         codec::{Chunk, DecodeError, Reader},
@@ -70,11 +71,12 @@ pub struct Session {
     client_id: Arc<str>,
 }
 
-/// The clients' way into the broker.
+/// The clients' way into a broker or a controller.
 #[derive(Debug)]
 pub struct Clients {
-    /// The broker.
-    pub broker: Arc<Broker>,
+    admin: Arc<dyn Admin>,
+    /// None on a controller's listener, even if the node is a broker too.
+    broker: Option<Arc<Broker>>,
 }
 
 impl Service for Clients {
@@ -102,6 +104,18 @@ impl Service for Clients {
 }
 
 impl Clients {
+    /// For the listeners of a broker.
+    #[must_use]
+    pub fn of_broker(broker: Arc<Broker>) -> Self {
+        Self { admin: Arc::clone(&broker) as Arc<dyn Admin>, broker: Some(broker) }
+    }
+
+    /// For the listeners of a controller.
+    #[must_use]
+    pub fn of_controller(controller: Arc<Controller>) -> Self {
+        Self { admin: controller, broker: None }
+    }
+
     fn handle(
         &self,
         conn: &ConnInfo,
@@ -121,7 +135,8 @@ impl Clients {
             version: header.version,
             correlation_id: header.correlation_id,
         };
-        let Some(row) = header.api().and_then(Row::of) else {
+        let row = header.api().and_then(Row::of);
+        let Some(row) = row.filter(|row| row.is_served_by(self.admin.role())) else {
             return Err(Unserved::Api(header.api_key));
         };
         if !row.key.supports(header.version) {
@@ -131,6 +146,10 @@ impl Clients {
             }
             return Err(Unserved::Version(row.key, header.version));
         }
-        Ok((row.run)(&self.broker, caller, &mut r)?)
+        match (&row.run, &self.broker) {
+            (Run::Broker(run), Some(broker)) => Ok(run(broker, caller, &mut r)?),
+            (Run::Admin(run) | Run::Controller(run), _) => Ok(run(&self.admin, caller, &mut r)?),
+            (Run::Broker(_), None) => Err(Unserved::Api(header.api_key)),
+        }
     }
 }

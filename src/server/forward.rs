@@ -2,10 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
+
 use crate::{
-    base::{ErrorCode, Uuid},
-    pb::controller::{SubmitReply, submit_reply::Reply, submit_request::Command},
-    server::context::Broker,
+    base::{ErrorCode, NodeId, Uuid},
+    config::ServerConfig,
+    metadata::Image,
+    pb::controller::{DeleteTopics, SubmitReply, submit_reply::Reply, submit_request::Command},
+    server::context::{Admin, Broker, NodeAddress, Role},
 };
 
 /// How long an answer waits at most for this broker's own image to show what the command did.
@@ -47,6 +51,25 @@ pub(crate) fn uuid(bytes: &[u8]) -> Uuid {
     bytes.try_into().map(Uuid).unwrap_or_default()
 }
 
+/// What a whole reply comes to: the offset that it rests on and its body, or the failure.
+///
+/// # Errors
+/// What the controller says of the whole command.
+pub(crate) fn settled(reply: SubmitReply) -> Result<(i64, Reply), Failure> {
+    let SubmitReply { error, error_message, offset, reply, .. } = reply;
+    if error != 0 {
+        return Err(Failure { code: code(error), message: error_message });
+    }
+    let empty =
+        || Failure::new(ErrorCode::UnknownServerError, "The controller's answer was empty.");
+    reply.map(|body| (offset, body)).ok_or_else(empty)
+}
+
+/// The time that a request leaves for its command.
+pub(crate) fn limit(timeout_ms: i32) -> Duration {
+    Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0).max(100))
+}
+
 impl Broker {
     /// Has the active controller carry out `command`, and waits until this broker's image shows
     /// what it did, so that the client's next question is answered from it.
@@ -54,20 +77,14 @@ impl Broker {
     /// # Errors
     /// `RequestTimedOut` after `timeout_ms`, or what the controller says of the whole command.
     pub(crate) async fn submit(&self, command: Command, timeout_ms: i32) -> Result<Reply, Failure> {
-        let limit = Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0).max(100));
         let reply = self
             .controller
-            .submit(command, limit)
+            .submit(command, limit(timeout_ms))
             .await
             .map_err(|e| Failure::new(ErrorCode::RequestTimedOut, e.to_string()))?;
-        let SubmitReply { error, error_message, offset, reply, .. } = reply;
-        if error != 0 {
-            return Err(Failure { code: code(error), message: error_message });
-        }
+        let (offset, reply) = settled(reply)?;
         self.published_past(offset).await;
-        reply.ok_or_else(|| {
-            Failure::new(ErrorCode::UnknownServerError, "The controller's answer was empty.")
-        })
+        Ok(reply)
     }
 
     async fn published_past(&self, offset: i64) {
@@ -75,5 +92,67 @@ impl Broker {
         let reached = published.wait_for(|p| *p >= offset);
         // Later is no error: the image comes when it comes.
         let _ = tokio::time::timeout(PUBLISH_WAIT, reached).await;
+    }
+}
+
+impl Admin for Broker {
+    fn role(&self) -> Role {
+        Role::Broker
+    }
+
+    fn node_id(&self) -> NodeId {
+        self.node_id
+    }
+
+    fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    fn settings(&self) -> &ServerConfig {
+        &self.settings
+    }
+
+    fn image(&self) -> Arc<Image> {
+        Self::image(self)
+    }
+
+    fn nodes(&self, listener: &str) -> Vec<NodeAddress> {
+        let image = Self::image(self);
+        let reached = image.brokers().iter().filter_map(|b| {
+            let at = b.endpoint(listener)?;
+            Some(NodeAddress {
+                id: b.id,
+                host: at.host.to_string(),
+                port: i32::from(at.port),
+                rack: b.rack.as_deref().map(str::to_owned),
+                fenced: b.fenced,
+            })
+        });
+        reached.collect()
+    }
+
+    /// Any broker that is alive: with KRaft, brokers forward what is for the controller.
+    fn controller_for_clients(&self) -> i32 {
+        let image = Self::image(self);
+        let alive: Vec<NodeId> = image.brokers().alive().map(|b| b.id).collect();
+        let count = u64::try_from(alive.len()).unwrap_or(0);
+        let pick = self.entropy.u64().checked_rem(count).and_then(|i| usize::try_from(i).ok());
+        pick.and_then(|i| alive.get(i)).map_or(-1, |id| id.0)
+    }
+
+    fn quorum_epoch(&self) -> i32 {
+        self.controller.source().leadership().borrow().epoch
+    }
+
+    fn submit(&self, command: Command, timeout_ms: i32) -> BoxFuture<'_, Result<Reply, Failure>> {
+        Box::pin(Self::submit(self, command, timeout_ms))
+    }
+
+    fn catch_up(&self, timeout_ms: i32) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // A command that changes nothing is answered with the controller's own position.
+            let nothing = Command::DeleteTopics(DeleteTopics::default());
+            let _ = Self::submit(self, nothing, timeout_ms).await;
+        })
     }
 }

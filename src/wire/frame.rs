@@ -88,14 +88,21 @@ apis! {
     DescribeLogDirs = 35, 1..=5, Some(2);
     CreatePartitions = 37, 0..=3, Some(2);
     DeleteGroups = 42, 0..=2, Some(2);
+    ElectLeaders = 43, 0..=2, Some(2);
     IncrementalAlterConfigs = 44, 0..=1, Some(1);
+    AlterPartitionReassignments = 45, 0..=1, Some(0);
+    ListPartitionReassignments = 46, 0..=0, Some(0);
     OffsetDelete = 47, 0..=0, None;
     DescribeQuorum = 55, 0..=2, Some(0);
     UpdateFeatures = 57, 0..=2, Some(0);
     DescribeCluster = 60, 0..=2, Some(0);
     DescribeProducers = 61, 0..=0, Some(0);
+    UnregisterBroker = 64, 0..=0, Some(0);
     ListConfigResources = 74, 0..=1, Some(0);
     DescribeTopicPartitions = 75, 0..=0, Some(0);
+    AddRaftVoter = 80, 0..=1, Some(0);
+    RemoveRaftVoter = 81, 0..=0, Some(0);
+    UpdateRaftVoter = 82, 0..=0, Some(0);
 }
 
 impl ApiKey {

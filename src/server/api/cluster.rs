@@ -1,25 +1,24 @@
-//! DescribeLogDirs, DescribeQuorum, UpdateFeatures, InitProducerId.
+//! DescribeLogDirs, UpdateFeatures, InitProducerId, UnregisterBroker.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     base::ErrorCode,
     pb::controller::{self as pb, submit_reply::Reply, submit_request::Command},
-    quorum::ReplicaDescription,
     server::{
-        context::{Broker, Caller},
+        context::{Admin, Broker, Caller},
         forward::{Failure, code},
     },
     wire::api::cluster::{
         DescribeLogDirsPartition, DescribeLogDirsRequest, DescribeLogDirsResponse,
-        DescribeLogDirsResult, DescribeLogDirsTopic, DescribeQuorumRequest, DescribeQuorumResponse,
-        InitProducerIdRequest, InitProducerIdResponse, QuorumListener, QuorumNode, QuorumPartition,
-        QuorumReplica, QuorumTopic, UpdatableFeatureResult, UpdateFeaturesRequest,
-        UpdateFeaturesResponse,
+        DescribeLogDirsResult, DescribeLogDirsTopic, InitProducerIdRequest, InitProducerIdResponse,
+        UnregisterBrokerRequest, UnregisterBrokerResponse, UpdatableFeatureResult,
+        UpdateFeaturesRequest, UpdateFeaturesResponse,
     },
 };
 
-const METADATA_TOPIC: &str = "__cluster_metadata";
+/// How long a broker's removal may take; the request carries no time of its own.
+const UNREGISTER_TIMEOUT_MS: i32 = 30_000;
 
 /// DescribeLogDirs.
 pub(crate) fn describe_log_dirs(
@@ -70,81 +69,15 @@ pub(crate) fn describe_log_dirs(
             },
             total_bytes: bytes(space.map(|s| s.total)),
             usable_bytes: bytes(space.map(|s| s.usable)),
-            is_cordoned: false,
+            is_cordoned: broker.replicas.is_cordoned(dir.id),
         }
     });
     DescribeLogDirsResponse { results: results.collect(), ..Default::default() }
 }
 
-/// DescribeQuorum.
-pub(crate) fn describe_quorum(
-    broker: &Broker,
-    _caller: &Caller,
-    request: DescribeQuorumRequest,
-) -> DescribeQuorumResponse {
-    let Some(quorum) = &broker.quorum else {
-        return DescribeQuorumResponse {
-            error_code: ErrorCode::NotController,
-            error_message: Some("This node is no controller: ask one of the voters.".to_owned()),
-            ..Default::default()
-        };
-    };
-    let q = quorum.describe();
-    let replicas = |list: &[ReplicaDescription]| -> Vec<QuorumReplica> {
-        list.iter()
-            .map(|r| QuorumReplica {
-                replica_id: r.id.0,
-                replica_directory_id: r.directory_id,
-                log_end_offset: r.log_end_offset,
-                last_fetch_timestamp: r.last_fetch_ms,
-                last_caught_up_timestamp: r.last_caught_up_ms,
-            })
-            .collect()
-    };
-    let partition = |name: &str, partition_index: i32| {
-        if name != METADATA_TOPIC || partition_index != 0 {
-            return QuorumPartition {
-                partition_index,
-                error_code: ErrorCode::UnknownTopicOrPartition,
-                ..Default::default()
-            };
-        }
-        QuorumPartition {
-            partition_index,
-            leader_id: q.leader.map_or(-1, |l| l.0),
-            leader_epoch: q.epoch,
-            high_watermark: q.high_watermark,
-            current_voters: replicas(&q.voters),
-            observers: replicas(&q.observers),
-            ..Default::default()
-        }
-    };
-    let topics = request.topics.into_iter().map(|t| QuorumTopic {
-        partitions: t
-            .partitions
-            .iter()
-            .map(|p| partition(&t.topic_name, p.partition_index))
-            .collect(),
-        topic_name: t.topic_name,
-    });
-    let nodes = q.endpoints.iter().map(|v| QuorumNode {
-        node_id: v.id.0,
-        listeners: vec![QuorumListener {
-            name: q.listener_name.clone(),
-            host: v.host.clone(),
-            port: v.port,
-        }],
-    });
-    DescribeQuorumResponse {
-        topics: topics.collect(),
-        nodes: nodes.collect(),
-        ..Default::default()
-    }
-}
-
 /// UpdateFeatures.
 pub(crate) async fn update_features(
-    broker: &Broker,
+    node: &dyn Admin,
     _caller: &Caller,
     request: UpdateFeaturesRequest,
 ) -> UpdateFeaturesResponse {
@@ -155,7 +88,7 @@ pub(crate) async fn update_features(
     });
     let command =
         pb::UpdateFeatures { updates: updates.collect(), validate_only: request.validate_only };
-    match broker.submit(Command::UpdateFeatures(command), request.timeout_ms).await {
+    match node.submit(Command::UpdateFeatures(command), request.timeout_ms).await {
         Ok(Reply::UpdateFeatures(reply)) => UpdateFeaturesResponse {
             throttle_time_ms: 0,
             error_code: code(reply.error),
@@ -203,4 +136,22 @@ pub(crate) async fn init_producer_id(
         }
         Err(error_code) => refuse(error_code),
     }
+}
+
+/// UnregisterBroker.
+pub(crate) async fn unregister_broker(
+    node: &dyn Admin,
+    _caller: &Caller,
+    request: UnregisterBrokerRequest,
+) -> UnregisterBrokerResponse {
+    let command = pb::UnregisterBroker { broker_id: request.broker_id };
+    let done = node.submit(Command::UnregisterBroker(command), UNREGISTER_TIMEOUT_MS).await;
+    let (error_code, error_message) = match done {
+        Ok(Reply::UnregisterBroker(reply)) => (code(reply.error), reply.error_message),
+        other => {
+            let failure = Failure::of(other);
+            (failure.code, failure.message)
+        }
+    };
+    UnregisterBrokerResponse { throttle_time_ms: 0, error_code, error_message }
 }

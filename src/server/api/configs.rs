@@ -9,7 +9,7 @@ use crate::{
     metadata::{ConfigResource, Image, ResourceType},
     pb::controller::{self as pb, submit_reply::Reply, submit_request::Command},
     server::{
-        context::{Broker, Caller},
+        context::{Admin, Broker, Caller, owned},
         forward::{Failure, code},
     },
     wire::api::configs::{
@@ -28,14 +28,14 @@ const BROKER: i8 = 4;
 
 /// DescribeConfigs.
 pub(crate) fn describe_configs(
-    broker: &Broker,
+    node: &dyn Admin,
     _caller: &Caller,
     request: DescribeConfigsRequest,
 ) -> DescribeConfigsResponse {
-    let image = broker.image();
+    let image = node.image();
     let (synonyms, docs) = (request.include_synonyms, request.include_documentation);
     let results = request.resources.into_iter().map(|resource| {
-        let done = describe_one(broker, &image, &resource);
+        let done = describe_one(node, &image, &resource);
         let (error_code, error_message, entries) = match done {
             Ok(entries) => (ErrorCode::None, None, entries),
             Err(failure) => (failure.code, failure.message, Vec::new()),
@@ -57,11 +57,11 @@ pub(crate) fn describe_configs(
 }
 
 fn describe_one(
-    broker: &Broker,
+    node: &dyn Admin,
     image: &Image,
     resource: &DescribeConfigsResource,
 ) -> Result<Vec<ConfigEntry>, Failure> {
-    let layers = broker.layers(image);
+    let layers = node.layers(image);
     let name = resource.resource_name.as_str();
     match resource.resource_type {
         TOPIC => {
@@ -71,15 +71,16 @@ fn describe_one(
             if image.topics().id_of(name).is_none() {
                 return Err(Failure { code: ErrorCode::UnknownTopicOrPartition, message: None });
             }
-            Ok(describe::describe_topic(&broker.topic_overrides(image, name), &layers))
+            let overrides = owned(&image.configs().topic(name));
+            Ok(describe::describe_topic(&overrides, &layers))
         }
         BROKER if name.is_empty() => Ok(describe::describe_cluster_default(&layers)),
-        BROKER if name.parse() == Ok(broker.node_id.0) => Ok(describe::describe_broker(&layers)),
+        BROKER if name.parse() == Ok(node.node_id().0) => Ok(describe::describe_broker(&layers)),
         BROKER => Err(Failure::new(
             ErrorCode::InvalidRequest,
             format!(
                 "Unexpected broker id, expected {} or empty string, but received {name}",
-                broker.node_id
+                node.node_id()
             ),
         )),
         other => Err(Failure::new(
@@ -146,7 +147,7 @@ fn altered(
 
 /// AlterConfigs.
 pub(crate) async fn alter_configs(
-    broker: &Broker,
+    node: &dyn Admin,
     _caller: &Caller,
     request: AlterConfigsRequest,
 ) -> AlterConfigsResponse {
@@ -162,13 +163,13 @@ pub(crate) async fn alter_configs(
     });
     let command =
         pb::AlterConfigs { resources: resources.collect(), validate_only: request.validate_only };
-    let done = broker.submit(Command::AlterConfigs(command), ALTER_TIMEOUT_MS).await;
+    let done = node.submit(Command::AlterConfigs(command), ALTER_TIMEOUT_MS).await;
     AlterConfigsResponse { throttle_time_ms: 0, responses: altered(done, asked) }
 }
 
 /// IncrementalAlterConfigs.
 pub(crate) async fn incremental_alter_configs(
-    broker: &Broker,
+    node: &dyn Admin,
     _caller: &Caller,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
@@ -190,7 +191,7 @@ pub(crate) async fn incremental_alter_configs(
         resources: resources.collect(),
         validate_only: request.validate_only,
     };
-    let done = broker.submit(Command::IncrementalAlterConfigs(command), ALTER_TIMEOUT_MS).await;
+    let done = node.submit(Command::IncrementalAlterConfigs(command), ALTER_TIMEOUT_MS).await;
     IncrementalAlterConfigsResponse { throttle_time_ms: 0, responses: altered(done, asked) }
 }
 

@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     base::{ErrorCode, NodeId, Uuid, limits::TOPIC_NAME_LEN_MAX},
-    metadata::{BrokerRegistration, Image, PartitionRegistration, Topic},
+    metadata::{Image, PartitionRegistration, Topic},
     pb::controller::{self as pb, submit_request::Command},
     server::{
         api::{allowed, is_internal},
-        context::{Broker, Caller},
+        context::{Admin, Broker, Caller, NodeAddress, Role},
         dispatch::Outcome,
     },
     wire::api::metadata::{
@@ -140,7 +140,7 @@ fn answer(broker: &Broker, caller: &Caller, request: &MetadataRequest) -> Metada
         throttle_time_ms: 0,
         brokers: alive.collect(),
         cluster_id: Some(broker.cluster_id.to_string()),
-        controller_id: any_alive(broker, &image),
+        controller_id: broker.controller_for_clients(),
         topics,
         cluster_authorized_operations: if request.include_cluster_authorized_operations {
             allowed::CLUSTER
@@ -149,15 +149,6 @@ fn answer(broker: &Broker, caller: &Caller, request: &MetadataRequest) -> Metada
         },
         error_code: ErrorCode::None,
     }
-}
-
-/// Clients send what is for the controller to the node named here; with KRaft that is any broker,
-/// which forwards it. -1 if none is alive.
-fn any_alive(broker: &Broker, image: &Image) -> i32 {
-    let alive: Vec<NodeId> = image.brokers().alive().map(|b| b.id).collect();
-    let count = u64::try_from(alive.len()).unwrap_or(0);
-    let pick = broker.entropy.u64().checked_rem(count).and_then(|i| usize::try_from(i).ok());
-    pick.and_then(|i| alive.get(i)).map_or(-1, |id| id.0)
 }
 
 fn unknown(name: Option<String>, topic_id: Uuid) -> MetadataResponseTopic {
@@ -176,18 +167,7 @@ fn topic_metadata(
     image: &Image,
     topic: &Topic,
 ) -> MetadataResponseTopic {
-    let partitions = topic.iter().map(|(p, r)| {
-        let (error_code, leader_id) = leader(image, caller, r);
-        MetadataResponsePartition {
-            error_code,
-            partition_index: p,
-            leader_id,
-            leader_epoch: r.leader_epoch,
-            replica_nodes: ids(&r.replicas),
-            isr_nodes: ids(&r.isr),
-            offline_replicas: offline(image, r),
-        }
-    });
+    let partitions = topic.iter().map(|(p, r)| partition_metadata(caller, image, p, r));
     MetadataResponseTopic {
         error_code: ErrorCode::None,
         name: Some(topic.name.to_string()),
@@ -202,86 +182,133 @@ fn topic_metadata(
     }
 }
 
+fn partition_metadata(
+    caller: &Caller,
+    image: &Image,
+    partition_index: i32,
+    r: &PartitionRegistration,
+) -> MetadataResponsePartition {
+    // Clients of version 0 take every replica for one that they can reach.
+    let shown = |nodes: &[NodeId]| -> Vec<i32> {
+        let known = |n: &&NodeId| caller.version > 0 || reachable(image, &caller.listener, **n);
+        nodes.iter().filter(known).map(|n| n.0).collect()
+    };
+    let (replica_nodes, isr_nodes) = (shown(&r.replicas), shown(&r.isr));
+    let whole = replica_nodes.len() == r.replicas.len() && isr_nodes.len() == r.isr.len();
+    let (error_code, leader_id) = match leader(image, caller, r) {
+        Ok(id) if whole => (ErrorCode::None, id),
+        Ok(id) => (ErrorCode::ReplicaNotAvailable, id),
+        Err(code) => (code, -1),
+    };
+    MetadataResponsePartition {
+        error_code,
+        partition_index,
+        leader_id,
+        leader_epoch: r.leader_epoch,
+        replica_nodes,
+        isr_nodes,
+        offline_replicas: offline(image, &caller.listener, r),
+    }
+}
+
 fn ids(nodes: &[NodeId]) -> Vec<i32> {
     nodes.iter().map(|n| n.0).collect()
 }
 
-fn alive(image: &Image, node: NodeId) -> Option<&Arc<BrokerRegistration>> {
-    image.brokers().get(node).filter(|b| !b.fenced)
+/// Whether clients of `listener` can reach that broker.
+fn reachable(image: &Image, listener: &str, node: NodeId) -> bool {
+    let broker = image.brokers().get(node).filter(|b| !b.fenced);
+    broker.is_some_and(|b| b.endpoint(listener).is_some())
 }
 
-fn leader(image: &Image, caller: &Caller, p: &PartitionRegistration) -> (ErrorCode, i32) {
-    let Some(leader) = p.leader else { return (ErrorCode::LeaderNotAvailable, -1) };
-    match alive(image, leader) {
-        None => (ErrorCode::LeaderNotAvailable, -1),
-        Some(b) if b.endpoint(&caller.listener).is_none() => {
-            let code = if caller.version >= 6 {
-                ErrorCode::ListenerNotFound
-            } else {
-                ErrorCode::LeaderNotAvailable
-            };
-            (code, -1)
+/// The leader if clients of that listener can reach it; otherwise why not.
+fn leader(image: &Image, caller: &Caller, p: &PartitionRegistration) -> Result<i32, ErrorCode> {
+    match p.leader {
+        Some(leader) if reachable(image, &caller.listener, leader) => Ok(leader.0),
+        Some(leader) if caller.version >= 6 && image.brokers().get(leader).is_some() => {
+            Err(ErrorCode::ListenerNotFound)
         }
-        Some(_) => (ErrorCode::None, leader.0),
+        Some(_) | None => Err(ErrorCode::LeaderNotAvailable),
     }
 }
 
-fn offline(image: &Image, p: &PartitionRegistration) -> Vec<i32> {
+fn offline(image: &Image, listener: &str, p: &PartitionRegistration) -> Vec<i32> {
     let up = |node: NodeId| {
         let dir = p.directory(node).unwrap_or(Uuid::UNASSIGNED_DIR);
-        alive(image, node).is_some_and(|b| b.has_online_dir(dir))
+        reachable(image, listener, node)
+            && image.brokers().get(node).is_some_and(|b| b.has_online_dir(dir))
     };
     p.replicas.iter().filter(|n| !up(**n)).map(|n| n.0).collect()
 }
 
-/// DescribeCluster.
+/// DescribeCluster: the brokers from a broker, the controllers from a controller (KIP-919).
 pub(crate) fn describe_cluster(
-    broker: &Broker,
+    node: &dyn Admin,
     caller: &Caller,
     request: DescribeClusterRequest,
 ) -> DescribeClusterResponse {
-    let cluster_id = broker.cluster_id.to_string();
-    if request.endpoint_type != 1 {
-        let (error_code, message) = if request.endpoint_type == 2 {
-            (
-                ErrorCode::MismatchedEndpointType,
-                "The request was sent to an endpoint of a broker; controllers are described by a \
-                 controller (--bootstrap-controller).",
-            )
-        } else {
-            (ErrorCode::UnsupportedEndpointType, "The endpoint type is neither 1 nor 2.")
-        };
+    let cluster_id = node.cluster_id().to_owned();
+    if let Some((error_code, message)) = wrong_endpoint(node.role(), caller, request.endpoint_type)
+    {
         return DescribeClusterResponse {
             error_code,
-            error_message: Some(message.to_owned()),
+            error_message: Some(message),
             endpoint_type: request.endpoint_type,
             cluster_id,
             ..Default::default()
         };
     }
-    let image = broker.image();
-    let shown = image.brokers().iter().filter(|b| request.include_fenced_brokers || !b.fenced);
-    let brokers = shown.filter_map(|b| {
-        let at = b.endpoint(&caller.listener)?;
-        Some(DescribeClusterBroker {
-            broker_id: b.id.0,
-            host: at.host.to_string(),
-            port: i32::from(at.port),
-            rack: b.rack.as_deref().map(str::to_owned),
-            is_fenced: b.fenced,
-        })
-    });
+    let mut nodes = node.nodes(&caller.listener);
+    nodes.retain(|n| request.include_fenced_brokers || !n.fenced);
+    // A controller that clients could not find in the list would only confuse them.
+    let controller_id = node.controller_for_clients();
+    let listed = nodes.iter().any(|n| n.id.0 == controller_id);
     DescribeClusterResponse {
-        endpoint_type: 1,
+        endpoint_type: request.endpoint_type,
         cluster_id,
-        controller_id: any_alive(broker, &image),
-        brokers: brokers.collect(),
+        controller_id: if listed { controller_id } else { -1 },
+        brokers: nodes.into_iter().map(described_node).collect(),
         cluster_authorized_operations: if request.include_cluster_authorized_operations {
             allowed::CLUSTER
         } else {
             allowed::NOT_ASKED
         },
         ..Default::default()
+    }
+}
+
+fn described_node(node: NodeAddress) -> DescribeClusterBroker {
+    let NodeAddress { id, host, port, rack, fenced } = node;
+    DescribeClusterBroker { broker_id: id.0, host, port, rack, is_fenced: fenced }
+}
+
+/// The error if nodes of another kind are asked for than this listener knows.
+fn wrong_endpoint(role: Role, caller: &Caller, asked: i8) -> Option<(ErrorCode, String)> {
+    let name = |kind| match kind {
+        1 => Some("BROKER"),
+        2 => Some("CONTROLLER"),
+        _ => None,
+    };
+    let ours: i8 = match role {
+        Role::Broker => 1,
+        Role::Controller => 2,
+    };
+    // Version 0 has no endpoint types, and so none of their errors.
+    let coded = |code| if caller.version == 0 { ErrorCode::InvalidRequest } else { code };
+    match name(asked) {
+        Some(_) if asked == ours => None,
+        Some(wanted) => Some((
+            coded(ErrorCode::MismatchedEndpointType),
+            format!(
+                "The request was sent to an endpoint of type {}, but we wanted an endpoint of \
+                 type {wanted}",
+                name(ours).unwrap_or_default()
+            ),
+        )),
+        None => Some((
+            coded(ErrorCode::UnsupportedEndpointType),
+            format!("Unsupported endpoint type {asked}"),
+        )),
     }
 }
 
@@ -343,16 +370,16 @@ fn described(
     partition_index: i32,
     r: &PartitionRegistration,
 ) -> DescribeTopicPartitionsResponsePartition {
-    let (error_code, leader_id) = leader(image, caller, r);
     DescribeTopicPartitionsResponsePartition {
-        error_code,
+        // A missing leader is no error here: the client sees that there is none.
+        error_code: ErrorCode::None,
         partition_index,
-        leader_id,
+        leader_id: leader(image, caller, r).unwrap_or(-1),
         leader_epoch: r.leader_epoch,
         replica_nodes: ids(&r.replicas),
         isr_nodes: ids(&r.isr),
         eligible_leader_replicas: Some(ids(r.elr())),
         last_known_elr: Some(ids(r.last_known_elr())),
-        offline_replicas: offline(image, r),
+        offline_replicas: offline(image, &caller.listener, r),
     }
 }

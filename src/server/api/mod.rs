@@ -7,7 +7,9 @@ pub(crate) mod fetch;
 pub(crate) mod groups;
 pub(crate) mod metadata;
 pub(crate) mod offsets;
+pub(crate) mod partitions;
 pub(crate) mod produce;
+pub(crate) mod quorum;
 pub(crate) mod topics;
 pub(crate) mod versions;
 
@@ -15,7 +17,7 @@ use std::sync::Arc;
 
 use crate::{
     server::{
-        context::{Broker, Caller},
+        context::{Admin, Broker, Caller, Role},
         dispatch::Outcome,
     },
     wire::{
@@ -25,11 +27,22 @@ use crate::{
     },
 };
 
-/// Decodes a request and carries it out.
-pub(crate) type Run = fn(&Arc<Broker>, Caller, &mut Reader<'_>) -> Result<Outcome, DecodeError>;
+/// Decodes a request and carries it out, and thereby says on which listeners an API is served
+/// (facts: column "listeners" of Kafka's message JSON).
+pub(crate) enum Run {
+    /// On brokers only.
+    Broker(fn(&Arc<Broker>, Caller, &mut Reader<'_>) -> Result<Outcome, DecodeError>),
+    /// On brokers and controllers.
+    Admin(RunAdmin),
+    /// On controllers only.
+    Controller(RunAdmin),
+}
+
+/// What serves an API that controllers have.
+pub(crate) type RunAdmin =
+    fn(&Arc<dyn Admin>, Caller, &mut Reader<'_>) -> Result<Outcome, DecodeError>;
 
 /// One API.
-#[derive(Debug)]
 pub(crate) struct Row {
     /// Which.
     pub(crate) key: ApiKey,
@@ -38,43 +51,58 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// The row of `key`, if it is served.
+    /// The row of `key`, if it is served anywhere.
     pub(crate) fn of(key: ApiKey) -> Option<&'static Self> {
         ROWS.binary_search_by_key(&key.code(), |r| r.key.code()).ok().map(|i| &ROWS[i])
     }
+
+    /// Whether listeners of `role` serve it.
+    pub(crate) fn is_served_by(&self, role: Role) -> bool {
+        match self.run {
+            Run::Broker(_) => role == Role::Broker,
+            Run::Admin(_) => true,
+            Run::Controller(_) => role == Role::Controller,
+        }
+    }
 }
 
-/// A handler that answers at once.
+/// A handler that answers at once; on brokers unless another kind of [`Run`] is named.
 macro_rules! at_once {
     ($handler:path) => {
-        |broker, caller, r| {
+        at_once!(Broker, $handler)
+    };
+    ($run:ident, $handler:path) => {
+        Run::$run(|node, caller, r| {
             let request = Message::decode(r, caller.version)?;
-            Ok(caller.ready(&$handler(broker, &caller, request)))
-        }
+            Ok(caller.ready(&$handler(&**node, &caller, request)))
+        })
     };
 }
 
-/// A handler that may wait.
+/// A handler that may wait; on brokers unless another kind of [`Run`] is named.
 macro_rules! in_time {
     ($handler:path) => {
-        |broker, caller, r| {
+        in_time!(Broker, $handler)
+    };
+    ($run:ident, $handler:path) => {
+        Run::$run(|node, caller, r| {
             let request = Message::decode(r, caller.version)?;
-            let broker = Arc::clone(broker);
+            let node = Arc::clone(node);
             Ok(Outcome::Later(Box::pin(async move {
-                let response = $handler(&broker, &caller, request).await;
+                let response = $handler(&*node, &caller, request).await;
                 caller.chunks(&response)
             })))
-        }
+        })
     };
 }
 
-/// A handler that knows itself whether it must wait.
+/// A broker's handler that knows itself whether it must wait.
 macro_rules! by_itself {
     ($handler:path) => {
-        |broker, caller, r| {
+        Run::Broker(|broker, caller, r| {
             let request = Message::decode(r, caller.version)?;
             Ok($handler(broker, caller, request))
-        }
+        })
     };
 }
 
@@ -93,28 +121,44 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::SyncGroup, run: in_time!(groups::sync_group) },
     Row { key: ApiKey::DescribeGroups, run: at_once!(groups::describe_groups) },
     Row { key: ApiKey::ListGroups, run: at_once!(groups::list_groups) },
-    Row { key: ApiKey::ApiVersions, run: at_once!(versions::api_versions) },
-    Row { key: ApiKey::CreateTopics, run: in_time!(topics::create_topics) },
-    Row { key: ApiKey::DeleteTopics, run: in_time!(topics::delete_topics) },
+    Row { key: ApiKey::ApiVersions, run: at_once!(Admin, versions::api_versions) },
+    Row { key: ApiKey::CreateTopics, run: in_time!(Admin, topics::create_topics) },
+    Row { key: ApiKey::DeleteTopics, run: in_time!(Admin, topics::delete_topics) },
     Row { key: ApiKey::DeleteRecords, run: at_once!(offsets::delete_records) },
     Row { key: ApiKey::InitProducerId, run: in_time!(cluster::init_producer_id) },
     Row { key: ApiKey::OffsetForLeaderEpoch, run: at_once!(offsets::offset_for_leader_epoch) },
-    Row { key: ApiKey::DescribeConfigs, run: at_once!(configs::describe_configs) },
-    Row { key: ApiKey::AlterConfigs, run: in_time!(configs::alter_configs) },
+    Row { key: ApiKey::DescribeConfigs, run: at_once!(Admin, configs::describe_configs) },
+    Row { key: ApiKey::AlterConfigs, run: in_time!(Admin, configs::alter_configs) },
     Row { key: ApiKey::DescribeLogDirs, run: at_once!(cluster::describe_log_dirs) },
-    Row { key: ApiKey::CreatePartitions, run: in_time!(topics::create_partitions) },
+    Row { key: ApiKey::CreatePartitions, run: in_time!(Admin, topics::create_partitions) },
     Row { key: ApiKey::DeleteGroups, run: in_time!(groups::delete_groups) },
-    Row { key: ApiKey::IncrementalAlterConfigs, run: in_time!(configs::incremental_alter_configs) },
+    Row { key: ApiKey::ElectLeaders, run: in_time!(Admin, partitions::elect_leaders) },
+    Row {
+        key: ApiKey::IncrementalAlterConfigs,
+        run: in_time!(Admin, configs::incremental_alter_configs),
+    },
+    Row {
+        key: ApiKey::AlterPartitionReassignments,
+        run: in_time!(Admin, partitions::alter_partition_reassignments),
+    },
+    Row {
+        key: ApiKey::ListPartitionReassignments,
+        run: in_time!(Admin, partitions::list_partition_reassignments),
+    },
     Row { key: ApiKey::OffsetDelete, run: in_time!(groups::offset_delete) },
-    Row { key: ApiKey::DescribeQuorum, run: at_once!(cluster::describe_quorum) },
-    Row { key: ApiKey::UpdateFeatures, run: in_time!(cluster::update_features) },
-    Row { key: ApiKey::DescribeCluster, run: at_once!(metadata::describe_cluster) },
+    Row { key: ApiKey::DescribeQuorum, run: in_time!(Admin, quorum::describe_quorum) },
+    Row { key: ApiKey::UpdateFeatures, run: in_time!(Admin, cluster::update_features) },
+    Row { key: ApiKey::DescribeCluster, run: at_once!(Admin, metadata::describe_cluster) },
     Row { key: ApiKey::DescribeProducers, run: at_once!(offsets::describe_producers) },
+    Row { key: ApiKey::UnregisterBroker, run: in_time!(Admin, cluster::unregister_broker) },
     Row { key: ApiKey::ListConfigResources, run: at_once!(configs::list_config_resources) },
     Row {
         key: ApiKey::DescribeTopicPartitions,
         run: at_once!(metadata::describe_topic_partitions),
     },
+    Row { key: ApiKey::AddRaftVoter, run: in_time!(Admin, quorum::add_raft_voter) },
+    Row { key: ApiKey::RemoveRaftVoter, run: in_time!(Admin, quorum::remove_raft_voter) },
+    Row { key: ApiKey::UpdateRaftVoter, run: in_time!(Controller, quorum::update_raft_voter) },
 ];
 
 /// Topics that brokers keep for themselves (`Topic.java`).
@@ -144,6 +188,19 @@ mod tests {
         assert!(ROWS.is_sorted_by_key(|r| r.key.code()));
         for row in ROWS {
             assert_eq!(Row::of(row.key).map(|r| r.key), Some(row.key));
+        }
+    }
+
+    #[test]
+    fn each_listener_serves_its_own() {
+        let on = |key, role| Row::of(key).is_some_and(|r| r.is_served_by(role));
+        for (key, broker, controller) in [
+            (ApiKey::Produce, true, false),
+            (ApiKey::Metadata, true, false),
+            (ApiKey::DescribeQuorum, true, true),
+            (ApiKey::UpdateRaftVoter, false, true),
+        ] {
+            assert_eq!((on(key, Role::Broker), on(key, Role::Controller)), (broker, controller));
         }
     }
 }

@@ -1,12 +1,16 @@
 //! CreateTopics, DeleteTopics, CreatePartitions: forwarded to the active controller.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
     base::{ErrorCode, Uuid},
+    metadata::Image,
     pb::controller::{self as pb, submit_reply::Reply, submit_request::Command},
     server::{
-        context::{Broker, Caller},
+        context::{Admin, Caller},
         forward::{Failure, code, uuid},
     },
     wire::api::topics::{
@@ -40,7 +44,7 @@ pub(crate) fn creatable(topic: CreatableTopic) -> pb::CreatableTopic {
 
 /// CreateTopics.
 pub(crate) async fn create_topics(
-    broker: &Broker,
+    node: &dyn Admin,
     caller: &Caller,
     request: CreateTopicsRequest,
 ) -> CreateTopicsResponse {
@@ -50,7 +54,7 @@ pub(crate) async fn create_topics(
         topics: request.topics.into_iter().map(creatable).collect(),
         validate_only: request.validate_only,
     };
-    let done = broker.submit(Command::CreateTopics(command), request.timeout_ms).await;
+    let done = node.submit(Command::CreateTopics(command), request.timeout_ms).await;
     let topics = match done {
         Ok(Reply::CreateTopics(reply)) => {
             reply.topics.into_iter().map(|t| created(t, caller.version)).collect()
@@ -100,16 +104,16 @@ fn created(topic: pb::CreatableTopicResult, version: i16) -> CreatableTopicResul
 
 /// DeleteTopics.
 pub(crate) async fn delete_topics(
-    broker: &Broker,
+    node: &dyn Admin,
     caller: &Caller,
     request: DeleteTopicsRequest,
 ) -> DeleteTopicsResponse {
-    if !broker.settings.cluster.delete_topics {
+    if !node.settings().cluster.delete_topics {
         return refuse_deletion(caller, request);
     }
     let mut responses = Vec::new();
     let mut found: BTreeMap<Uuid, Option<String>> = BTreeMap::new();
-    let image = broker.image();
+    let image = image_with(node, &request).await;
     let mut seen_names = BTreeSet::new();
     let by_name = request.topic_names.into_iter().map(|n| (Some(n), Uuid::ZERO));
     let by_state = request.topics.into_iter().map(|t| (t.name, t.topic_id));
@@ -146,10 +150,27 @@ pub(crate) async fn delete_topics(
     if !found.is_empty() {
         let ids = found.keys().map(|id| id.0.to_vec().into()).collect();
         let command = Command::DeleteTopics(pb::DeleteTopics { topic_ids: ids });
-        let done = broker.submit(command, request.timeout_ms).await;
+        let done = node.submit(command, request.timeout_ms).await;
         responses.extend(deleted(done, found));
     }
     DeleteTopicsResponse { throttle_time_ms: 0, responses }
+}
+
+/// The image, or the next that has all the controller has if this one lacks a topic that is named:
+/// another broker may have created it a moment ago.
+async fn image_with(node: &dyn Admin, request: &DeleteTopicsRequest) -> Arc<Image> {
+    let image = node.image();
+    let by_name = |name: &String| image.topics().id_of(name).is_some();
+    let all = request.topic_names.iter().all(by_name)
+        && request.topics.iter().all(|t| match &t.name {
+            Some(name) => by_name(name),
+            None => image.topics().by_id(t.topic_id).is_some(),
+        });
+    if all {
+        return image;
+    }
+    node.catch_up(request.timeout_ms).await;
+    node.image()
 }
 
 fn deleted(
@@ -209,7 +230,7 @@ fn refuse_deletion(caller: &Caller, request: DeleteTopicsRequest) -> DeleteTopic
 
 /// CreatePartitions.
 pub(crate) async fn create_partitions(
-    broker: &Broker,
+    node: &dyn Admin,
     _caller: &Caller,
     request: CreatePartitionsRequest,
 ) -> CreatePartitionsResponse {
@@ -227,7 +248,7 @@ pub(crate) async fn create_partitions(
     });
     let command =
         pb::CreatePartitions { topics: topics.collect(), validate_only: request.validate_only };
-    let done = broker.submit(Command::CreatePartitions(command), request.timeout_ms).await;
+    let done = node.submit(Command::CreatePartitions(command), request.timeout_ms).await;
     let results = match done {
         Ok(Reply::CreatePartitions(reply)) => reply
             .topics

@@ -1,11 +1,11 @@
-//! ApiVersions: what this broker speaks, from the table of APIs, and the cluster's features.
+//! ApiVersions: what this listener speaks, from the table of APIs, and the cluster's features.
 
 use crate::{
     base::ErrorCode,
     metadata::features,
     server::{
         api::ROWS,
-        context::{Broker, Caller},
+        context::{Admin, Caller},
     },
     wire::{
         api::versions::{
@@ -25,7 +25,7 @@ fn valid_software(text: &str) -> bool {
 
 /// ApiVersions.
 pub(crate) fn api_versions(
-    broker: &Broker,
+    node: &dyn Admin,
     caller: &Caller,
     request: ApiVersionsRequest,
 ) -> ApiVersionsResponse {
@@ -35,11 +35,11 @@ pub(crate) fn api_versions(
     {
         return ApiVersionsResponse { error_code: ErrorCode::InvalidRequest, ..Default::default() };
     }
-    let image = broker.image();
+    let image = node.image();
     let finalized = image.features().iter().filter(|(_, level)| *level > 0);
     ApiVersionsResponse {
         error_code: ErrorCode::None,
-        api_keys: ROWS.iter().map(advertised).collect(),
+        api_keys: ROWS.iter().filter(|r| r.is_served_by(node.role())).map(advertised).collect(),
         throttle_time_ms: 0,
         // Clients below version 4 cannot read a lowest level of 0.
         supported_features: features::supported()

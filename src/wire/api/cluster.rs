@@ -1,6 +1,6 @@
-//! DescribeLogDirs, DescribeQuorum, UpdateFeatures, InitProducerId. Uses `base`.
+//! DescribeLogDirs, UpdateFeatures, InitProducerId, UnregisterBroker. Uses `base`.
 
-use crate::base::{ErrorCode, Uuid};
+use crate::base::ErrorCode;
 
 messages! {
     /// Asks what lies in the log directories of a broker. Key 35.
@@ -45,70 +45,6 @@ messages! {
         /// How far the replica is behind the high watermark, or the future one behind the current.
         offset_lag: i64;
         is_future_key: bool;
-    }
-
-    /// Asks for the state of the controllers' quorum. Key 55.
-    request DescribeQuorumRequest(DescribeQuorum) => DescribeQuorumResponse {
-        topics: Vec<QuorumTopicRequest>;
-    }
-
-    /// The topic to describe: `__cluster_metadata`.
-    part QuorumTopicRequest {
-        topic_name: String;
-        partitions: Vec<QuorumPartitionRequest>;
-    }
-
-    /// The partition to describe: 0.
-    part QuorumPartitionRequest {
-        partition_index: i32;
-    }
-
-    /// The state of the quorum.
-    response DescribeQuorumResponse(DescribeQuorum) {
-        error_code: ErrorCode;
-        error_message: Option<String> = 2..;
-        topics: Vec<QuorumTopic>;
-        nodes: Vec<QuorumNode> = 2..;
-    }
-
-    /// The topic.
-    part QuorumTopic {
-        topic_name: String;
-        partitions: Vec<QuorumPartition>;
-    }
-
-    /// Leader, voters and observers.
-    part QuorumPartition {
-        partition_index: i32;
-        error_code: ErrorCode;
-        error_message: Option<String> = 2..;
-        leader_id: i32;
-        leader_epoch: i32;
-        high_watermark: i64;
-        current_voters: Vec<QuorumReplica>;
-        observers: Vec<QuorumReplica>;
-    }
-
-    /// Where to reach a voter.
-    part QuorumNode {
-        node_id: i32;
-        listeners: Vec<QuorumListener>;
-    }
-
-    /// A listener of a voter.
-    part QuorumListener {
-        name: String;
-        host: String;
-        port: u16;
-    }
-
-    /// How far a voter or observer is.
-    part QuorumReplica {
-        replica_id: i32;
-        replica_directory_id: Uuid = 2..;
-        log_end_offset: i64;
-        last_fetch_timestamp: i64 = 1.., default -1;
-        last_caught_up_timestamp: i64 = 1.., default -1;
     }
 
     /// Raises or lowers features of the cluster. Key 57.
@@ -156,5 +92,17 @@ messages! {
         error_code: ErrorCode;
         producer_id: i64, default -1;
         producer_epoch: i16;
+    }
+
+    /// Forgets a broker that is gone for good. Key 64.
+    request UnregisterBrokerRequest(UnregisterBroker) => UnregisterBrokerResponse {
+        broker_id: i32;
+    }
+
+    /// Whether it is forgotten.
+    response UnregisterBrokerResponse(UnregisterBroker) {
+        throttle_time_ms: i32;
+        error_code: ErrorCode;
+        error_message: Option<String>;
     }
 }

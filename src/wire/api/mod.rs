@@ -8,6 +8,8 @@ pub mod group_offsets;
 pub mod groups;
 pub mod metadata;
 pub mod offsets;
+pub mod partitions;
 pub mod produce;
+pub mod quorum;
 pub mod topics;
 pub mod versions;

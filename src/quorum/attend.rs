@@ -1,0 +1,144 @@
+//! A follower's watch over its leader's process: it holds a stream open to the leader, and a broken
+//! stream whose address then refuses connections, or whose other end no longer leads, is a failure
+//! signal. The follower lets go of the leader's lease and asks for votes; a majority must have seen
+//! the same, or have waited for the timeouts, to grant them. Uses `base`, `pb`.
+
+use std::{io, sync::Arc, time::Duration};
+
+use openraft::{
+    ServerState, async_runtime::watch::WatchReceiver as _, raft::TransferLeaderRequest,
+};
+use tokio::{net::TcpStream, time::timeout};
+use tonic::Status;
+
+use super::{
+    machine::Raft,
+    network::{Caller, NOT_LEADER},
+    peers::Peers,
+    settings::{QuorumTimeouts, Voter},
+    types::Vote,
+};
+use crate::{
+    base::NodeId,
+    pb::quorum::{self as pb, raft_client::RaftClient},
+};
+
+/// A leader whose stream broke is dialled for so long.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
+/// Pause before the next stream to a leader that lives.
+const AGAIN: Duration = Duration::from_millis(20);
+/// Followers ask for votes one after the other, so far apart, lest they split the votes.
+const STAGGER: Duration = Duration::from_millis(30);
+/// So often: the others may notice later.
+const CAMPAIGNS: usize = 5;
+
+/// See the file's head.
+pub(crate) struct LeaderWatch {
+    pub(crate) raft: Raft,
+    pub(crate) node_id: NodeId,
+    pub(crate) caller: Caller,
+    pub(crate) timeouts: QuorumTimeouts,
+    pub(crate) peers: Arc<Peers>,
+}
+
+/// What is known of the leader once its stream has ended.
+enum Fate {
+    /// It does not lead any more, for certain.
+    Gone,
+    /// It may lead, or the way to it is broken.
+    Unknown,
+}
+
+impl LeaderWatch {
+    /// Watches each leader in turn.
+    pub(crate) async fn run(self) {
+        let mut metrics = self.raft.server_metrics();
+        loop {
+            let vote = metrics.borrow_and_update().vote;
+            let leader = vote.leader_id.voted_for;
+            let known = self.peers.address(leader).filter(|_| vote.committed);
+            let Some(voter) = known.filter(|_| leader != self.node_id && vote.leader_id.term > 0)
+            else {
+                if metrics.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let moved_on = async {
+                while metrics.borrow_and_update().vote == vote {
+                    if metrics.changed().await.is_err() {
+                        return;
+                    }
+                }
+            };
+            tokio::select! {
+                () = moved_on => {}
+                fate = self.attend(&voter, vote) => match fate {
+                    Fate::Gone => self.campaign(vote).await,
+                    Fate::Unknown => tokio::time::sleep(AGAIN).await,
+                },
+            }
+        }
+    }
+
+    /// Holds a stream open to the leader for as long as it leads.
+    async fn attend(&self, leader: &Voter, vote: Vote) -> Fate {
+        let Some((channel, directory)) = self.peers.channel(leader.id) else {
+            return Fate::Unknown;
+        };
+        let mut client = RaftClient::new(channel);
+        let epoch = pb::AttendRequest { epoch: vote.leader_id.term };
+        let opening = client.attend(self.caller.sign_to(epoch, directory));
+        let why = match timeout(self.timeouts.request, opening).await {
+            Ok(Ok(stream)) => stream.into_inner().message().await.err(),
+            Ok(Err(status)) => Some(status),
+            Err(_) => None,
+        };
+        if why.as_ref().is_some_and(not_leader) {
+            return Fate::Gone;
+        }
+        let dial = TcpStream::connect((leader.host.as_str(), leader.port));
+        match timeout(DIAL_TIMEOUT, dial).await {
+            Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Fate::Gone,
+            _ => Fate::Unknown,
+        }
+    }
+
+    /// The leader of `vote` is gone: no lease of it holds any longer. Asks for votes in turn.
+    async fn campaign(&self, vote: Vote) {
+        let leader = vote.leader_id.voted_for;
+        tracing::info!(leader = leader.0, epoch = vote.leader_id.term, "the leader is gone");
+        // Raft knows this as the leader's leave to elect another one.
+        let leave = TransferLeaderRequest::new(vote, leader, None);
+        if self.raft.handle_transfer_leader(leave).await.is_err() {
+            return;
+        }
+        let (turn, of) = self.turn(leader);
+        tokio::time::sleep(STAGGER * turn).await;
+        for _ in 0..CAMPAIGNS {
+            let over = {
+                let metrics = self.raft.server_metrics();
+                let now = metrics.borrow_watched();
+                now.vote != vote || now.state == ServerState::Leader
+            };
+            if over || self.raft.trigger().elect(true).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(STAGGER * of.max(2)).await;
+        }
+    }
+
+    /// When it is this node's turn among the voters without `leader`, and how many there are.
+    fn turn(&self, leader: NodeId) -> (u32, u32) {
+        let metrics = self.raft.server_metrics();
+        let members = metrics.borrow_watched().membership_config.clone();
+        let others = || members.voter_ids().filter(|id| *id != leader);
+        let before = others().filter(|id| *id < self.node_id).count();
+        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).min(64);
+        (small(before), small(others().count()))
+    }
+}
+
+fn not_leader(status: &Status) -> bool {
+    status.message().starts_with(NOT_LEADER)
+}
