@@ -144,6 +144,8 @@ pub struct Life {
     parked: Vec<Parked>,
     pub following: Following,
     pub seen: BTreeMap<Key, Seen>,
+    /// Under which epoch it was last looked at as a leader that serves.
+    pub serves: BTreeMap<Key, i32>,
 }
 
 /// A broker's machine.
@@ -313,6 +315,7 @@ impl World {
             parked: Vec::new(),
             following: Following::default(),
             seen: BTreeMap::new(),
+            serves: BTreeMap::new(),
         });
         Ok(())
     }

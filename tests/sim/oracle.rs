@@ -77,16 +77,23 @@ impl World {
     /// Looks at every replica of a broker, and checks what must hold of it.
     pub fn observe(&mut self, b: usize) {
         let Some(life) = &mut self.brokers[b].life else { return };
-        let mut sights = Vec::new();
+        let (mut sights, mut serving) = (Vec::new(), Vec::new());
         let found = look(&life.table);
         life.seen.retain(|key, _| found.iter().any(|(k, ..)| k == key));
         for (key, slot, mut now) in found {
             let before = life.seen.get(&key).copied();
             now.compared = before.map_or(0, |s| s.compared);
             life.seen.insert(key, now);
+            if life.running && now.leads && life.serves.get(&key) != Some(&now.epoch) {
+                life.serves.insert(key, now.epoch);
+                serving.push((key, Arc::clone(&slot), now));
+            }
             if before != Some(now) {
                 sights.push(Sight { key, slot, before, now });
             }
+        }
+        for (key, slot, seen) in serving {
+            self.check_new_leader(b, key, &slot, seen);
         }
         for sight in sights {
             self.check_office(b, &sight);

@@ -1,26 +1,34 @@
-//! `acknowledged`: whoever begins to lead has everything that was committed, and everything that
-//! was acknowledged with acks=all.
+//! `acknowledged`: whoever begins to serve as the leader has everything that was committed, and
+//! everything that was acknowledged with acks=all.
 
-use crate::{oracle::Sight, world::World};
+use vltava::replica::table::Slot;
+
+use crate::{broker::Seen, net::Key, world::World};
 
 const ID: &str = "acknowledged";
 
 impl World {
-    pub fn check_new_leader(&mut self, b: usize, sight: &Sight) {
-        let (key, end) = (sight.key, sight.now.end);
+    pub fn check_new_leader(&mut self, b: usize, key: Key, slot: &Slot, seen: Seen) {
+        let truth = self.quorum.image().topics().partition(key.0, key.1);
+        let id = self.brokers[b].id;
+        // One that was deposed and does not know it will hear of it; what it does until then is
+        // looked at elsewhere.
+        if truth.is_none_or(|p| p.leader != Some(id) || p.leader_epoch != seen.epoch) {
+            return;
+        }
         let committed = self.oracle.committed_end(key);
         let acked = self.oracle.acked.get(&key);
         let acked_end = acked.and_then(|a| a.last_key_value()).map_or(0, |(o, _)| o + 1);
-        if end < committed.max(acked_end) {
+        if seen.end < committed.max(acked_end) {
             let text = format!(
-                "broker {b} leads {key:?} in epoch {} with a log that ends at {end}; committed to \
+                "broker {b} leads {key:?} in epoch {} with a log that ends at {}; committed to \
                  {committed}, acknowledged to {acked_end}",
-                sight.now.epoch
+                seen.epoch, seen.end
             );
             self.violate(ID, text);
             return;
         }
-        let content = self.content(b, &sight.slot, 0, committed.max(acked_end));
+        let content = self.content(b, slot, 0, committed.max(acked_end));
         for (offset, rec) in content {
             self.check_known(key, offset, rec.value, "held by the new leader");
         }

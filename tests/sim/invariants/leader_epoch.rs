@@ -25,10 +25,7 @@ impl World {
                 self.violate(ID, text);
             }
             Some(_) => {}
-            None => {
-                self.oracle.leaders.insert((key, now.epoch), id);
-                self.check_new_leader(b, sight);
-            }
+            None => _ = self.oracle.leaders.insert((key, now.epoch), id),
         }
     }
 }

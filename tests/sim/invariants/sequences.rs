@@ -16,7 +16,9 @@ impl World {
             let before = last.insert(rec.producer, is);
             let complete = self.waits_for_all(rec.producer);
             let fits = match before {
-                None => rec.sequence == 0 || !complete,
+                // A broker that does not know a producer takes whatever it begins with, as Kafka's
+                // does: its first batch may have been refused while the second was on its way.
+                None => true,
                 Some((epoch, _)) if epoch > is.0 => false,
                 Some((epoch, _)) if epoch < is.0 => rec.sequence == 0 || !complete,
                 Some((_, sequence)) if complete => rec.sequence == sequence + 1,
