@@ -446,7 +446,7 @@ impl World {
             want_fence: false,
             want_shut_down: life.stopping,
             offline_log_dirs: Vec::new(),
-            cordoned_log_dirs: Vec::new(),
+            cordoned_log_dirs: None,
             force_shut_down: false,
         };
         self.ask(b, Asked::Heartbeat, Command::Heartbeat(request));
