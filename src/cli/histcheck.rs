@@ -29,8 +29,12 @@ struct Arguments {
     /// Lines shown for each violation.
     #[arg(long, default_value_t = 20)]
     window: usize,
+    /// Print the states of all partitions, as the metadata log in this directory
+    /// (`__cluster_metadata-0`) has them, as events of a history; and do nothing else.
+    #[arg(long, value_name = "DIR", conflicts_with = "files")]
+    metadata_log: Option<PathBuf>,
     /// Files of one run; each process's own events stand in order.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "metadata_log")]
     files: Vec<PathBuf>,
 }
 
@@ -40,7 +44,11 @@ pub(super) fn run(words: &[String]) -> ExitCode {
         Ok(args) => args,
         Err(code) => return code,
     };
-    match judge(&args) {
+    let done = match &args.metadata_log {
+        Some(dir) => super::metadata_trace::events(dir).map(|events| super::print(&events)),
+        None => judge(&args),
+    };
+    match done {
         Ok(code) => code,
         Err(e) => {
             super::fail(&format!("vltava-histcheck: {e}"));
@@ -175,7 +183,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("history");
         OsFs.write_atomic(&path, b"{\"run\":{}}\n{\"sent\":{}}\n").unwrap();
-        let args = Arguments { window: 1, files: vec![path] };
+        let args = Arguments { window: 1, metadata_log: None, files: vec![path] };
         let error = judge(&args).unwrap_err();
         assert!(error.contains("history:2: not an event: unknown variant `sent`"), "{error}");
     }

@@ -5,6 +5,7 @@ mod args;
 mod features;
 mod format;
 mod histcheck;
+mod metadata_trace;
 mod server;
 mod start_check;
 mod stop;
@@ -39,7 +40,7 @@ const USAGE: &str = "\
 usage: vltava storage random-uuid|info|format|version-mapping|feature-dependencies …
        vltava server start [-daemon] FILE [--override key=value]…
        vltava server stop [--node-id=ID] [--process-role=ROLES]
-       vltava histcheck [--window LINES] FILE…
+       vltava histcheck [--window LINES] FILE… | --metadata-log DIR
        vltava config docs
        vltava tools
        vltava --version";
