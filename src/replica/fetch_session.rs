@@ -259,8 +259,9 @@ impl FetchSessions {
         if ask.epoch != INITIAL_EPOCH && ask.epoch != FINAL_EPOCH {
             return self.resume(ask, wanted, forgotten, now);
         }
-        if ask.id != NO_SESSION {
-            self.sessions.remove(&ask.id);
+        if let Some(closed) = self.sessions.remove(&ask.id) {
+            // A reader that begins anew does not wait for the answer to what it asked before.
+            closed.bell.begin_request();
         }
         let wants = ask.epoch == INITIAL_EPOCH && !wanted.is_empty();
         let has_room = wants
@@ -510,9 +511,10 @@ mod tests {
     #[test]
     fn closing_frees_the_slot() {
         let mut all = FetchSessions::new(1);
-        all.begin(ask(0, 0), vec![fetch("a", 0, 0)], vec![], Mono(0), 1).unwrap();
+        let open = all.begin(ask(0, 0), vec![fetch("a", 0, 0)], vec![], Mono(0), 1).unwrap();
         let bye = all.begin(ask(1, FINAL_EPOCH), vec![fetch("a", 0, 0)], vec![], Mono(0), 2);
         assert_eq!(bye.unwrap().session_id, 0);
+        assert!(open.bell.is_superseded(open.request), "it need not wait any longer");
         assert!(all.is_empty());
     }
 }
