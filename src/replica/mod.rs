@@ -3,6 +3,7 @@
 //! Uses `base`, `config`, `record`, `log`, `metadata`.
 
 mod answer;
+pub mod bell;
 pub mod brokers;
 pub mod dirs;
 pub mod fetch_driver;

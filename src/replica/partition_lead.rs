@@ -166,7 +166,7 @@ impl Partition {
             if let Role::Leader(leader) = &mut self.role {
                 leader.appended(old_end, now.mono);
             }
-            self.wake_followers();
+            self.followers.ring();
             self.advance(now.mono);
         }
         Ok(Receipt {
