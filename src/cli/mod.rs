@@ -8,6 +8,7 @@ mod cluster;
 mod features;
 mod format;
 mod quorum;
+mod quorum_add;
 mod server;
 mod start_check;
 mod stop;
