@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod coordinator;
+pub mod histcheck;
 pub mod log;
 pub mod metadata;
 pub mod net;

@@ -45,6 +45,8 @@ public final class Scenarios {
 
     static final String CLIENT = "java";
     static final long BASE = 1_700_000_000_000L;
+    static final short COPIES =
+        Short.parseShort(System.getenv().getOrDefault("REPLICAS", "1"));
     static String boot;
     static Admin admin;
 
@@ -81,7 +83,7 @@ public final class Scenarios {
     }
 
     static void create(String topic, int partitions, Map<String, String> configs) throws Exception {
-        admin.createTopics(List.of(new NewTopic(topic, partitions, (short) 1).configs(configs)))
+        admin.createTopics(List.of(new NewTopic(topic, partitions, COPIES).configs(configs)))
             .all().get();
         until("the new topic", () -> partitions(topic) == partitions);
     }
@@ -265,7 +267,7 @@ public final class Scenarios {
     static void topics(String topic) throws Exception {
         create(topic, 3, Map.of("retention.ms", "3600000"));
         Throwable again = refused(admin.createTopics(
-            List.of(new NewTopic(topic, 1, (short) 1))).all());
+            List.of(new NewTopic(topic, 1, COPIES))).all());
         equal(again instanceof TopicExistsException, true, "creating it again: " + again);
         admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(5))).all().get();
         until("5 partitions", () -> partitions(topic) == 5);

@@ -27,7 +27,7 @@ def done(futures):
 
 
 def create(boot, topic, partitions=1, config=None):
-    done(admin(boot).create_topics([NewTopic(topic, partitions, 1, config=config or {})]))
+    done(admin(boot).create_topics([NewTopic(topic, partitions, scenario.REPLICAS, config=config or {})]))
     until(lambda: topic in admin(boot).list_topics(timeout=10).topics, "the new topic")
 
 
@@ -171,7 +171,7 @@ def admin_topics(boot, topic):
     create(boot, topic, partitions=3, config={"retention.ms": "3600000"})
     described = a.list_topics(topic, timeout=10).topics[topic]
     equal(sorted(described.partitions), [0, 1, 2], "partitions")
-    again = a.create_topics([NewTopic(topic, 1, 1)])[topic]
+    again = a.create_topics([NewTopic(topic, 1, scenario.REPLICAS)])[topic]
     try:
         again.result(10)
         raise AssertionError("the topic was created twice")

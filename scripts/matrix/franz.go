@@ -77,7 +77,7 @@ func connect(opts ...kgo.Opt) *kgo.Client {
 }
 
 func create(topic string, partitions int32, configs map[string]*string) {
-	_, err := adm.CreateTopic(ctx, partitions, 1, configs, topic)
+	_, err := adm.CreateTopic(ctx, partitions, -1, configs, topic)
 	must(err, "create "+topic)
 	until("the new topic", func() bool {
 		all, err := adm.ListTopics(ctx, topic)
@@ -315,7 +315,7 @@ func admin(topic string) {
 		return len(t[topic].Partitions)
 	}
 	equal(count(), 3, "partitions")
-	_, err := adm.CreateTopic(ctx, 1, 1, nil, topic)
+	_, err := adm.CreateTopic(ctx, 1, -1, nil, topic)
 	equal(errors.Is(err, kerr.TopicAlreadyExists), true, fmt.Sprint("creating it again: ", err))
 	grown, err := adm.UpdatePartitions(ctx, 5, topic)
 	must(err, "create partitions")

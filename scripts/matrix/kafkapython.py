@@ -18,7 +18,7 @@ def admin(boot):
 
 
 def create(boot, topic, partitions=1, configs=None):
-    admin(boot).create_topics({topic: {"num_partitions": partitions, "replication_factor": 1,
+    admin(boot).create_topics({topic: {"num_partitions": partitions, "replication_factor": scenario.REPLICAS,
                                        "configs": configs or {}}}, wait_for_metadata=True)
 
 

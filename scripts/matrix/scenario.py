@@ -5,6 +5,8 @@ import sys
 import time
 import traceback
 
+# Replicas of each topic, of as many nodes.
+REPLICAS = int(os.environ.get("REPLICAS", "1"))
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 
 

@@ -74,15 +74,18 @@ def consume(boot, topic, count, *more):
 
 def topics(boot, topic):
     to = ["--bootstrap-server", boot]
-    create(boot, topic, 2, "--config", "retention.ms=3600000", "--replication-factor", 1)
+    create(boot, topic, 2, "--config", "retention.ms=3600000", "--replication-factor",
+           scenario.REPLICAS)
     check(topic in tool("topics", *to, "--list").split(), "the topic is not listed")
     told = tool("topics", *to, "--describe", "--topic", topic)
     head = told.splitlines()[0]
-    for part in [f"Topic: {topic}", "PartitionCount: 2", "ReplicationFactor: 1", "TopicId: "]:
+    for part in [f"Topic: {topic}", "PartitionCount: 2", f"ReplicationFactor: {scenario.REPLICAS}",
+                 "TopicId: "]:
         check(part in head, "describe lacks", part, "in", head)
     check("retention.ms=3600000" in head, "describe lacks the config:", head)
-    leaders = re.findall(r"Partition: (\d+)\s+Leader: (\d+)\s+Replicas: (\d+)\s+Isr: (\d+)", told)
-    equal([(p, leader == replica == isr) for p, leader, replica, isr in leaders],
+    leaders = re.findall(r"Partition: (\d+)\s+Leader: (\d+)\s+Replicas: ([\d,]+)\s+Isr: ([\d,]+)", told)
+    equal([(p, leader in replicas.split(",") and set(replicas.split(",")) == set(isr.split(",")))
+           for p, leader, replicas, isr in leaders],
           [("0", True), ("1", True)], "leader, replicas and ISR of each partition")
     tool("topics", *to, "--alter", "--topic", topic, "--partitions", 4)
     until(lambda: "PartitionCount: 4" in tool("topics", *to, "--describe", "--topic", topic), "4")
@@ -179,7 +182,7 @@ def log_dirs(boot, topic):
     told = tool("log-dirs", "--bootstrap-server", boot, "--describe", "--topic-list", topic)
     found = json.loads(told.strip().splitlines()[-1])
     partitions = [p for b in found["brokers"] for d in b["logDirs"] for p in d["partitions"]]
-    equal([p["partition"] for p in partitions], [f"{topic}-0"], "partitions")
+    equal([p["partition"] for p in partitions], [f"{topic}-0"] * scenario.REPLICAS, "partitions")
     check(1000 <= partitions[0]["size"] < 1300, "size:", partitions)
     equal((partitions[0]["offsetLag"], partitions[0]["isFuture"]), (0, False), "lag, future")
 

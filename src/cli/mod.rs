@@ -7,6 +7,8 @@ mod broker_versions;
 mod cluster;
 mod features;
 mod format;
+mod histcheck;
+mod metadata_trace;
 mod quorum;
 mod quorum_add;
 mod server;
@@ -26,7 +28,7 @@ use std::{
 
 use crate::config;
 
-/// Names of Kafka's scripts that this binary answers to; `scripts/install` lays them out.
+/// Names that this binary answers to, those of Kafka's scripts and its own; `scripts/install` lays them out.
 const TOOLS: &[(&str, Tool)] = &[
     ("kafka-broker-api-versions.sh", Tool::BrokerVersions),
     ("kafka-cluster.sh", Tool::Cluster),
@@ -34,6 +36,7 @@ const TOOLS: &[(&str, Tool)] = &[
     ("kafka-storage.sh", Tool::Storage),
     ("kafka-server-start.sh", Tool::ServerStart),
     ("kafka-server-stop.sh", Tool::ServerStop),
+    ("vltava-histcheck", Tool::Histcheck),
     ("kafka-topics.sh", Tool::Topics),
 ];
 
@@ -45,6 +48,7 @@ enum Tool {
     Storage,
     ServerStart,
     ServerStop,
+    Histcheck,
     Topics,
 }
 
@@ -52,6 +56,7 @@ const USAGE: &str = "\
 usage: vltava storage random-uuid|info|format|version-mapping|feature-dependencies …
        vltava server start [-daemon] FILE [--override key=value]…
        vltava server stop [--node-id=ID] [--process-role=ROLES]
+       vltava histcheck [--window LINES] FILE… | --metadata-log DIR
        vltava topics --create|--list|--describe|--alter|--delete …
        vltava metadata-quorum describe|add-controller|remove-controller …
        vltava cluster cluster-id|unregister|list-endpoints …
@@ -85,6 +90,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         ["broker-api-versions", ..] => start(Tool::BrokerVersions, &rest[1..]),
         ["server", "start", ..] => start(Tool::ServerStart, &rest[2..]),
         ["server", "stop", ..] => start(Tool::ServerStop, &rest[2..]),
+        ["histcheck", ..] => start(Tool::Histcheck, &rest[1..]),
         ["config", "docs"] => print(&config::docs::markdown()),
         ["tools"] => print(&TOOLS.iter().map(|(name, _)| format!("{name}\n")).collect::<String>()),
         ["--version" | "-V"] => print(&version()),
@@ -106,6 +112,7 @@ fn start(tool: Tool, args: &[String]) -> ExitCode {
         Tool::Storage => storage::run(args),
         Tool::ServerStart => server::run(args),
         Tool::ServerStop => stop::run(args),
+        Tool::Histcheck => histcheck::run(args),
         Tool::Topics => topics::run(args),
     }
 }

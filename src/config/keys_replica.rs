@@ -59,8 +59,8 @@ pub(super) const KEYS: &[Key] = &[
         .broker()
         .doc("Pause, in milliseconds, between writes of the high watermarks."),
     string("replica.selector.class", NULL).broker().doc(
-        "Chooses the replica that a consumer reads from; a name ending in \
-             `RackAwareReplicaSelector` picks one in its rack.",
+        "Chooses the replica that a consumer reads from: a name ending in \
+             `RackAwareReplicaSelector` picks one in its rack, `LeaderSelector` the leader.",
     ),
     int("fetch.purgatory.purge.interval.requests", Some("1000"))
         .broker()

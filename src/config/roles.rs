@@ -362,6 +362,9 @@ fn check_numbers(config: &ServerConfig, out: &mut Collector<'_>) {
     out.require(wait <= socket, "replica.fetch.wait.max.ms", || {
         format!("must not be more than replica.socket.timeout.ms ({socket})")
     });
+    out.require(replica.selector_is_known(), "replica.selector.class", || {
+        "must name LeaderSelector or RackAwareReplicaSelector; no other class exists here".into()
+    });
     let lag = replica.lag_time_max_ms;
     out.require(wait <= lag, "replica.fetch.wait.max.ms", || {
         format!("must not be more than replica.lag.time.max.ms ({lag})")

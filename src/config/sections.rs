@@ -142,6 +142,25 @@ section! {
     }
 }
 
+/// What the class name of a replica selector ends with that picks by rack (KIP-392).
+const BY_RACK: &str = "RackAwareReplicaSelector";
+/// The one that picks the leader.
+const BY_LEADERSHIP: &str = "LeaderSelector";
+
+impl ReplicaConfig {
+    /// Whether consumers are sent to a replica in their rack.
+    #[must_use]
+    pub fn selects_by_rack(&self) -> bool {
+        self.selector.as_deref().is_some_and(|class| class.ends_with(BY_RACK))
+    }
+
+    /// Whether the replica selector is one that exists here.
+    pub(super) fn selector_is_known(&self) -> bool {
+        let known = |class: &str| class.ends_with(BY_RACK) || class.ends_with(BY_LEADERSHIP);
+        self.selector.as_deref().is_none_or(|class| class.is_empty() || known(class))
+    }
+}
+
 section! {
     /// Group coordinators and committed offsets.
     GroupConfig {

@@ -427,6 +427,7 @@ mod tests {
         for (changes, text) in [
             ("replica.fetch.wait.max.ms=40000", "replica.socket.timeout.ms (30000)"),
             ("replica.fetch.wait.max.ms=40000", "replica.lag.time.max.ms (30000)"),
+            ("replica.selector.class=com.example.Mine", "RackAwareReplicaSelector"),
             ("queued.max.request.bytes=5", "at least socket.request.max.bytes"),
             ("max.connections.per.ip=0", "only with max.connections.per.ip.overrides"),
             ("connections.max.idle.ms=50", "connection.failed.authentication.delay.ms (100)"),

@@ -9,10 +9,15 @@
 
 use std::collections::BTreeMap;
 
-use crate::base::NodeId;
+use crate::base::{NodeId, Uuid};
 use crate::metadata::{PartitionRegistration, Record};
 
-use super::{elections::Effect, index::PartitionKey, partitions::Election, turn::Turn};
+use super::{
+    elections::Effect,
+    index::PartitionKey,
+    partitions::{Election, Rules},
+    turn::Turn,
+};
 
 /// Partitions looked at in one slice: a few hundred KiB of records.
 pub(super) const SLICE: usize = 4096;
@@ -87,12 +92,23 @@ impl Turn<'_> {
 
     fn slice(&mut self, work: &mut Work) {
         let rest = work.keys.len().saturating_sub(SLICE);
-        for key in work.keys.drain(rest..).rev() {
-            let change = match work.task {
-                Task::Affect(effect) => self.affected(key, effect),
-                Task::Prefer => self.elected(key, Election::Preferred),
+        // Neighbours are of one topic, and no rule changes within a slice.
+        let mut known: Option<(Uuid, Rules)> = None;
+        for (id, number) in work.keys.drain(rest..).rev() {
+            let Some(topic) = self.image().topics().by_id(id) else { continue };
+            let (election, effect) = match work.task {
+                Task::Affect(effect) => (None, effect),
+                Task::Prefer => (Some(Election::Preferred), Effect::default()),
             };
-            if let Some(change) = change {
+            let rules = match known {
+                Some((of, rules)) if of == id => rules,
+                _ => {
+                    let election = election.unwrap_or_else(|| self.usual_election(&topic.name));
+                    self.rules(topic, election)
+                }
+            };
+            known = Some((id, rules));
+            if let Some(change) = self.changed(topic, number, rules, effect) {
                 self.draft.push(Record::PartitionChange(change));
             }
         }

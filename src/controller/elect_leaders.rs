@@ -7,6 +7,7 @@ use crate::pb::controller as pb;
 
 use super::{
     command::{Outcome, Refusal, SubmitBody, partition_result},
+    elections::Effect,
     index::is_imbalanced,
     partitions::Election,
     turn::Turn,
@@ -100,7 +101,8 @@ impl Turn<'_> {
                 "Eligible topic partition leaders are not available.",
             ),
         };
-        let change = self.elected((found.id, partition), election);
+        let rules = self.rules(found, election);
+        let change = self.changed(found, partition, rules, Effect::default());
         let change = change.ok_or_else(|| Refusal::new(code, text))?;
         self.draft.push(Record::PartitionChange(change));
         Ok(())

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::base::{NodeId, Uuid};
+use crate::base::{NodeId, PartitionId, Uuid};
 use crate::metadata::record::{BrokerRegistrationChange, PartitionChange};
 use crate::metadata::{BrokerRegistration, PartitionRegistration, Record, Topic};
 
@@ -58,16 +58,20 @@ impl Turn<'_> {
         active && p.directory(n).is_some_and(|dir| b.has_online_dir(dir))
     }
 
-    /// The change of one partition under `effect`.
-    pub(super) fn affected(&self, key: PartitionKey, effect: Effect) -> Option<PartitionChange> {
-        let topic = self.image().topics().by_id(key.0)?;
-        let p = topic.partition(key.1)?;
-        let rules = self.rules(topic, self.usual_election(&topic.name));
+    /// The change of one partition under `effect`; `None` if nothing changes.
+    pub(super) fn changed(
+        &self,
+        topic: &Topic,
+        number: PartitionId,
+        rules: Rules,
+        effect: Effect,
+    ) -> Option<PartitionChange> {
+        let p = topic.partition(number)?;
         let isr = p.isr.iter().copied().filter(|n| !effect.takes(*n)).collect();
         ChangeBuilder::new(p, rules, &|n| self.may_lead(p, n, effect), &|n| self.default_dir(n))
             .isr(isr)
             .unclean_shutdown(effect.unclean)
-            .build(key.0, key.1)
+            .build(topic.id, number)
     }
 
     /// Changes leader and ISR of `partitions` as `effect` demands.
@@ -198,14 +202,5 @@ impl Turn<'_> {
     pub(super) fn elect_unclean(&mut self) {
         let keys = self.still(self.index.leaderless(), |p| p.leader.is_none());
         self.begin_anew(Task::Affect(Effect::default()), keys);
-    }
-
-    /// The change that an election brings; `None` if nothing changes.
-    pub(super) fn elected(&self, key: PartitionKey, election: Election) -> Option<PartitionChange> {
-        let topic = self.image().topics().by_id(key.0)?;
-        let p = topic.partition(key.1)?;
-        let may_lead = |n| self.may_lead(p, n, Effect::default());
-        ChangeBuilder::new(p, self.rules(topic, election), &may_lead, &|n| self.default_dir(n))
-            .build(key.0, key.1)
     }
 }

@@ -37,10 +37,19 @@ pub(super) fn is_imbalanced(p: &PartitionRegistration) -> bool {
 impl Index {
     pub(super) fn of(image: &Image) -> Self {
         let mut index = Self::default();
+        let mut replicas: BTreeMap<NodeId, Vec<PartitionKey>> = BTreeMap::new();
         for topic in image.topics().iter() {
             for (p, state) in topic.iter() {
-                index.add((topic.id, p), state, true);
+                let key = (topic.id, p);
+                for r in &state.replicas {
+                    replicas.entry(*r).or_default().push(key);
+                }
+                index.add(key, state, false);
             }
+        }
+        for (broker, keys) in replicas {
+            // Built in one go: much cheaper than one by one.
+            index.brokers.entry(broker).or_default().replicas = keys.into_iter().collect();
         }
         index
     }

@@ -21,8 +21,11 @@ use crate::{base::NodeId, metadata::Endpoint};
 
 /// An address that does not answer within this time proves nothing.
 const DIAL_TIMEOUT: Duration = Duration::from_millis(250);
-/// A broker without a stream is dialled so often until it has one, or its session ends.
-const DIAL_EVERY: Duration = Duration::from_secs(1);
+/// A broker without a stream is dialled again and again until it has one, or its session ends:
+/// after this pause first, for a process that dies closes its connections before its listeners, then
+/// after twice as long each time, up to the longest.
+const DIAL_PAUSE: Duration = Duration::from_millis(10);
+const DIAL_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Brokers have so long to open their streams to a new active controller before it dials them.
 const OFFICE_GRACE: Duration = Duration::from_millis(200);
 
@@ -93,6 +96,7 @@ pub(super) async fn muster(controller: ControllerHandle) {
 }
 
 async fn look_after(controller: ControllerHandle, broker: NodeId, epoch: i64) {
+    let mut pause = DIAL_PAUSE;
     loop {
         let image = controller.image();
         let Some(b) = image.brokers().get(broker).filter(|b| b.epoch == epoch && !b.fenced) else {
@@ -107,7 +111,8 @@ async fn look_after(controller: ControllerHandle, broker: NodeId, epoch: i64) {
             controller.broker_gone(broker, epoch).await;
             return;
         }
-        tokio::time::sleep(DIAL_EVERY).await;
+        tokio::time::sleep(pause).await;
+        pause = pause.saturating_mul(2).min(DIAL_PAUSE_MAX);
     }
 }
 

@@ -70,6 +70,28 @@ impl FlushDriver {
         Ok(out)
     }
 
+    /// One without threads: whoever owns it calls [`FlushDriver::step`]. For a simulation, in which
+    /// only one thing happens at a time.
+    #[must_use]
+    pub fn stepped() -> Self {
+        Self { shared: Arc::default(), threads: Vec::new() }
+    }
+
+    /// Whether something waits to be synced.
+    #[must_use]
+    pub fn is_asked(&self) -> bool {
+        !self.shared.lock().order.is_empty()
+    }
+
+    /// Syncs, on this thread, what the log that waits longest has asked for; false if none waits.
+    pub fn step(&self) -> bool {
+        if !self.is_asked() {
+            return false;
+        }
+        self.shared.work_once();
+        true
+    }
+
     /// Asks for `ticket` to be synced. Does not wait.
     pub fn submit(&self, ticket: FlushTicket, done: FlushDone) {
         let mut queue = self.shared.lock();
@@ -102,16 +124,21 @@ impl Shared {
     }
 
     fn work(&self) {
-        while let Some((log, jobs)) = self.take() {
-            run(jobs);
-            let mut queue = self.lock();
-            queue.running.retain(|l| *l != log);
-            if queue.waiting.contains_key(&log) {
-                queue.order.push_back(log);
-                drop(queue);
-                self.wake.notify_one();
-            }
+        while self.work_once() {}
+    }
+
+    /// Answers the requests of one log; false to stop.
+    fn work_once(&self) -> bool {
+        let Some((log, jobs)) = self.take() else { return false };
+        run(jobs);
+        let mut queue = self.lock();
+        queue.running.retain(|l| *l != log);
+        if queue.waiting.contains_key(&log) {
+            queue.order.push_back(log);
+            drop(queue);
+            self.wake.notify_one();
         }
+        true
     }
 
     /// The requests of the log that waits longest; `None` to stop.

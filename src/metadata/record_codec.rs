@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use prost::Message as _;
+use prost::{Message as _, encoding::encoded_len_varint};
 
 use crate::base::{NodeId, PartitionId, Uuid};
 use crate::pb::metadata as pb;
@@ -53,9 +53,44 @@ pub fn encode_batch(records: &[Record]) -> Bytes {
 /// How many bytes one record takes within a batch.
 #[must_use]
 pub fn encoded_len(record: &Record) -> usize {
-    let len = to_pb(record).encoded_len();
+    let len = match record {
+        // There may be millions of these: they are measured without being made.
+        Record::Partition(p) => 4 + partition_len(p),
+        Record::PartitionChange(c) => 4 + change_len(c),
+        other => to_pb(other).encoded_len(),
+    };
     // Tag, length prefix (at most five bytes below 32 GiB), content.
     len + 6
+}
+
+/// The length of an id field.
+const UUID_LEN: usize = 18;
+
+/// The length of a number field; at most, where the number is 0 and left out.
+fn number_len(v: i32) -> usize {
+    1 + encoded_len_varint(i64::from(v).cast_unsigned())
+}
+
+fn nodes_len(ids: &[NodeId]) -> usize {
+    // Tag, and a length prefix that allows for 3000 nodes.
+    3 + ids.iter().map(|id| number_len(id.0) - 1).sum::<usize>()
+}
+
+fn partition_len(p: &Partition) -> usize {
+    let s = &p.state;
+    let lists = [&*s.replicas, &*s.isr, s.adding(), s.removing(), s.elr(), s.last_known_elr()];
+    let numbers = [p.partition, leader_to_pb(s.leader), s.leader_epoch, s.partition_epoch, 0];
+    UUID_LEN * (1 + s.directories.len())
+        + lists.into_iter().map(nodes_len).sum::<usize>()
+        + numbers.into_iter().map(number_len).sum::<usize>()
+}
+
+fn change_len(c: &PartitionChange) -> usize {
+    let lists = [&c.replicas, &c.isr, &c.adding, &c.removing, &c.elr, &c.last_known_elr];
+    let lists = lists.into_iter().flatten().map(|ids| 3 + nodes_len(ids));
+    let directories = c.directories.as_ref().map_or(0, |d| 4 + UUID_LEN * d.len());
+    let leader = c.leader.map_or(0, |l| number_len(leader_to_pb(l)));
+    UUID_LEN + number_len(c.partition) + lists.sum::<usize>() + directories + leader + 2
 }
 
 /// The records of one entry.
@@ -445,6 +480,31 @@ mod tests {
         let newer = [0x0a, 0x03, 0x9a, 0x06, 0x00];
         assert_eq!(decode_batch(newer.to_vec()), Err(RecordError::UnknownKind));
         assert!(matches!(decode_batch(vec![0x0a, 0x7f]), Err(RecordError::Malformed(_))));
+    }
+
+    #[test]
+    fn partitions_are_measured_without_being_made() {
+        let ids = |n: i32| (0..n).map(|i| NodeId(i * 1000)).collect::<Vec<_>>();
+        for n in [1, 3, 500] {
+            let dirs = vec![Uuid([7; 16]); usize::try_from(n).unwrap()];
+            let mut state = PartitionRegistration::new(&ids(n), &dirs, &ids(n));
+            state.set_exceptional(Exceptional { elr: ids(n), ..Exceptional::default() });
+            let (topic_id, partition) = (Uuid([9; 16]), 100_000);
+            let whole = Record::Partition(Partition { topic_id, partition, state });
+            let change = Record::PartitionChange(PartitionChange {
+                isr: Some(ids(n)),
+                directories: Some(dirs),
+                leader: Some(None),
+                recovery: Some(LeaderRecoveryState::Recovering),
+                ..PartitionChange::of(topic_id, partition)
+            });
+            let small = Record::PartitionChange(PartitionChange::of(topic_id, 0));
+            for record in [whole, change, small] {
+                let bytes = encode_batch(std::slice::from_ref(&record)).len();
+                let measured = encoded_len(&record);
+                assert!((bytes..bytes + 40).contains(&measured), "{bytes} {measured}: {record:?}");
+            }
+        }
     }
 
     #[test]

@@ -91,10 +91,10 @@ pub(crate) struct RunningController {
     pub(crate) quorum: Arc<Quorum>,
     pub(crate) driver: ControllerDriver,
     pub(crate) listeners: Vec<ControllerListener>,
-    /// The connections to those listeners that speak Kafka.
-    pub(crate) clients: Vec<ListenerHandle>,
     /// Held for as long as the controller runs.
     pub(crate) registration: ControllerRegistration,
+    /// The connections to those listeners that speak Kafka.
+    pub(crate) clients: Vec<ListenerHandle>,
 }
 
 /// Everything that runs.

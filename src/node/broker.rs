@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
 };
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     controller::{BrokerLifecycle, BrokerSettings, BrokerState, ControllerClient},
     coordinator::{driver::Coordinators, settings::Settings as GroupSettings},
     log::FlushDriver,
-    metadata::{Delta, Endpoint, Image, ResourceType, features},
+    metadata::{Delta, Endpoint, Image, ResourceType, Update, features},
     net::ListenerHandle,
     node::{
         NodeError, boot::World, dirs, identity::Directories, loading,
@@ -24,6 +24,9 @@ use crate::{
     os::limits,
     quorum::{MetadataSource, Subscription},
     replica::{
+        fetch_driver::{FetchTerms, Fetchers},
+        fetch_frames::FetchSize,
+        isr_driver::IsrDriver,
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
@@ -41,6 +44,8 @@ pub(crate) struct RunningBroker {
     pub(crate) broker: Arc<Broker>,
     pub(crate) listeners: Vec<ListenerHandle>,
     pub(crate) stop: watch::Sender<bool>,
+    /// Ends by itself on `stop`: then nothing is appended by replication any more.
+    pub(crate) following: JoinHandle<()>,
     pub(crate) tasks: JoinSet<()>,
     /// Why the broker cannot go on.
     pub(crate) fatal: watch::Receiver<Option<String>>,
@@ -84,7 +89,7 @@ pub(crate) async fn start(
         groups: groups.clone(),
     };
     let image = Arc::clone(&subscription.image);
-    publisher.publish(&Delta::between(&Image::default(), &image), &image);
+    let following = publisher.publish(&Delta::between(&Image::default(), &image), &image);
     replicas.settled();
     let published = Arc::new(watch::Sender::new(image.position.offset));
     let client = ControllerClient::new(source, super::boot::timeouts(config));
@@ -95,7 +100,7 @@ pub(crate) async fn start(
         cluster_id: dirs.cluster_id.as_str().into(),
         settings: Arc::clone(config),
         replicas: Arc::clone(&replicas),
-        image: ArcSwap::new(image),
+        image: ArcSwap::new(Arc::clone(&image)),
         published,
         controller: client,
         lifecycle,
@@ -108,14 +113,25 @@ pub(crate) async fn start(
     let mut tasks = JoinSet::new();
     let (failing, fatal) = watch::channel(None);
     cordon(&broker, &broker.image());
-    tasks.spawn(follow(subscription, publisher, Arc::clone(&broker)));
     tasks.spawn(dirs::watch(Arc::clone(&broker), failing));
     tasks.spawn(dirs::assign(Arc::clone(&broker), found));
+    let epoch = broker.lifecycle.watch_epoch();
+    let mut fetchers = Fetchers::new(Arc::clone(&replicas), fetch_terms(config), epoch);
+    fetchers.update(following, image.brokers());
+    let follower = Follower { publisher, fetchers, broker: Arc::clone(&broker) };
+    let following = tokio::spawn(follower.run(subscription, stopping.clone()));
+    let isr = IsrDriver {
+        table: Arc::clone(&replicas),
+        client: broker.controller.clone(),
+        epoch: broker.lifecycle.watch_epoch(),
+        lag_max: Duration::from_millis(config.replica.lag_time_max_ms.try_into().unwrap_or(0)),
+    };
+    isr.start(&mut tasks, stopping.clone());
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);
     tasks.spawn(selftest::dial_back(Arc::clone(&broker)));
-    Ok(RunningBroker { broker, listeners, stop, tasks, fatal })
+    Ok(RunningBroker { broker, listeners, stop, following, tasks, fatal })
 }
 
 /// The first image that is worth serving from: one in which the cluster has its features.
@@ -161,7 +177,7 @@ fn load(
     if !dirs::all_opened(config, dirs) {
         table.lacks_a_dir();
     }
-    let threads = config.logs.recovery_threads_per_dir;
+    let threads = config.logs.recovery_threads_per_dir.max(1);
     let mut settings = Publisher::settings_of(config, config.node_id, image);
     loading::load_all(&table, &states, image, threads, &mut settings);
     Ok(table)
@@ -224,10 +240,32 @@ fn intervals(config: &ServerConfig) -> Intervals {
     }
 }
 
-/// Publishes every update in order; the image last.
-async fn follow(mut subscription: Subscription, publisher: Publisher, broker: Arc<Broker>) {
-    while let Some(update) = subscription.updates.recv().await {
-        publisher.publish(&update.delta, &update.image);
+/// Follows the metadata.
+struct Follower {
+    publisher: Publisher,
+    fetchers: Fetchers,
+    broker: Arc<Broker>,
+}
+
+impl Follower {
+    /// Publishes every update in order, the image last, until `stop`.
+    async fn run(mut self, mut subscription: Subscription, mut stop: watch::Receiver<bool>) {
+        loop {
+            let update = tokio::select! {
+                update = subscription.updates.recv() => update,
+                _ = stop.wait_for(|s| *s) => None,
+            };
+            let Some(update) = update else { break };
+            let following = self.publisher.publish(&update.delta, &update.image);
+            self.fetchers.update(following, update.image.brokers());
+            self.show(update);
+        }
+        self.fetchers.stop().await;
+    }
+
+    /// Lets requests see the image of `update`.
+    fn show(&self, update: Update) {
+        let broker = &self.broker;
         let offset = update.image.position.offset;
         let other_stops = update
             .delta
@@ -235,7 +273,7 @@ async fn follow(mut subscription: Subscription, publisher: Publisher, broker: Ar
             .filter_map(|(.., new)| new)
             .any(|b| b.in_controlled_shutdown && !b.fenced && b.id != broker.node_id);
         if update.delta.changed_configs().any(|c| c.kind == ResourceType::Broker) {
-            cordon(&broker, &update.image);
+            cordon(broker, &update.image);
         }
         broker.image.store(update.image);
         broker.published.send_replace(offset);
@@ -243,6 +281,29 @@ async fn follow(mut subscription: Subscription, publisher: Publisher, broker: Ar
             // It waits until every broker has read that it leads nothing any longer.
             broker.lifecycle.report();
         }
+    }
+}
+
+fn fetch_terms(config: &ServerConfig) -> FetchTerms {
+    let r = &config.replica;
+    let ms = |n: i32| Duration::from_millis(u64::try_from(n).unwrap_or(0));
+    FetchTerms {
+        fetchers: r.fetchers,
+        listener: config.inter_broker_listener.clone(),
+        size: FetchSize {
+            partition_bytes_max: r.fetch_max_bytes,
+            response_bytes_max: r.fetch_response_max_bytes,
+            bytes_min: r.fetch_min_bytes,
+            wait_ms_max: r.fetch_wait_max_ms,
+        },
+        backoff: ms(r.fetch_backoff_ms),
+        socket_timeout: ms(r.socket_timeout_ms),
+        // Kafka's default of 64 KiB would slow fetches from afar: unless a size was asked for, the
+        // system tunes it.
+        receive_buffer_bytes: config
+            .layers
+            .given("replica.socket.receive.buffer.bytes")
+            .and_then(|_| u32::try_from(r.socket_receive_buffer_bytes).ok()),
     }
 }
 

@@ -24,8 +24,9 @@ struct Job {
 }
 
 /// Opens every partition that lies in the directories and that the image gives to this broker, and
-/// puts it into `table`. `states` are the directories' contents, in the order of the table's.
-pub(crate) fn load_all(
+/// puts it into `table`. `states` are the directories' contents, in the order of the table's. With
+/// no thread at all (0) the caller's does the work.
+pub fn load_all(
     table: &ReplicaTable,
     states: &[DirState],
     image: &Image,
@@ -38,7 +39,11 @@ pub(crate) fn load_all(
     }
     std::thread::scope(|scope| {
         for (dir, (state, jobs)) in states.iter().zip(plans).enumerate() {
-            let workers = threads_per_dir.max(1).min(jobs.len());
+            if threads_per_dir == 0 {
+                jobs.into_iter().for_each(|job| open(table, dir, state, job));
+                continue;
+            }
+            let workers = threads_per_dir.min(jobs.len());
             let jobs = Arc::new(Mutex::new(jobs));
             for _ in 0..workers {
                 let jobs = Arc::clone(&jobs);
@@ -113,7 +118,7 @@ fn open(table: &ReplicaTable, dir: usize, state: &DirState, job: Job) {
         Ok(log) => {
             let start = log.log_start_offset();
             let mark = state.high_watermarks.get(&job.tp).copied().unwrap_or(start);
-            let partition = Partition::new(table.node_id, log, job.settings, mark);
+            let partition = Partition::new(Arc::clone(&table.brokers), log, job.settings, mark);
             table.add(&job.tp, job.topic_id, dir, partition);
         }
         Err(LogError::InconsistentTopicId { .. }) => {

@@ -5,7 +5,7 @@ mod boot;
 mod broker;
 mod dirs;
 mod identity;
-mod loading;
+pub mod loading;
 mod offsets_log;
 mod publish;
 mod schema;

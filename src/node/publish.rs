@@ -14,7 +14,12 @@ use crate::{
     coordinator::driver::Coordinators,
     metadata::{Delta, Image, ResourceType},
     node::{offsets_log::OFFSETS_TOPIC, schema},
-    replica::{dirs::Misplaced, publish::Office, settings::PartitionSettings, table::ReplicaTable},
+    replica::{
+        dirs::Misplaced,
+        publish::{Following, Office},
+        settings::PartitionSettings,
+        table::ReplicaTable,
+    },
     server::context,
 };
 
@@ -32,31 +37,32 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// The settings of topics under `image`, each resolved once.
     pub(crate) fn settings_of<'a>(
-        settings: &ServerConfig,
+        settings: &'a ServerConfig,
         node_id: NodeId,
         image: &'a Image,
     ) -> impl FnMut(&str) -> Arc<PartitionSettings> + 'a {
         let layers = context::layers(settings, node_id, image);
-        let expiry = i64::from(settings.logs.producer_id_expiration_ms);
         let mut cache: BTreeMap<String, Arc<PartitionSettings>> = BTreeMap::new();
         move |topic| {
-            let make = || schema::partition_settings(&layers, image, topic, expiry);
+            let make = || schema::partition_settings(&layers, image, topic, settings);
             Arc::clone(cache.entry(topic.to_owned()).or_insert_with(make))
         }
     }
 
     /// Brings replicas and coordinators in line with `delta`, whose result is `image`. The caller
-    /// then shows the image.
-    pub(crate) fn publish(&self, delta: &Delta, image: &Image) {
+    /// then tells the fetchers of the replicas that are returned, and shows the image.
+    #[must_use]
+    pub(crate) fn publish(&self, delta: &Delta, image: &Image) -> Vec<Following> {
         let mut settings = Self::settings_of(&self.settings, self.node_id, image);
-        let offices = self.replicas.publish(delta, &mut settings);
-        self.tell_coordinators(delta, image, &offices);
+        let published = self.replicas.publish(delta, image, &mut settings);
+        self.tell_coordinators(delta, image, &published.offices);
         self.reconfigure(delta, image, &mut settings);
         let misplaced = self.replicas.misplaced(delta);
         if !misplaced.is_empty() {
             // Nobody takes them when the broker stops.
             let _ = self.misplaced.send(misplaced);
         }
+        published.following
     }
 
     fn tell_coordinators(&self, delta: &Delta, image: &Image, offices: &[Office]) {

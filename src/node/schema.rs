@@ -1,7 +1,7 @@
 //! The configuration table as the controller asks for it, and a topic's settings as its replicas
 //! want them: the seam between `config`, `controller` and `replica`.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     config::{
@@ -22,7 +22,7 @@ pub(crate) fn partition_settings(
     layers: &Layers,
     image: &Image,
     topic: &str,
-    producer_id_expiration_ms: i64,
+    server: &ServerConfig,
 ) -> Arc<PartitionSettings> {
     let config = TopicConfig::resolve(&owned(&image.configs().topic(topic)), layers);
     let size = |n: i32| u64::try_from(n).unwrap_or(0);
@@ -41,7 +41,7 @@ pub(crate) fn partition_settings(
         delete: config.delete,
         compact: config.compact,
         max_compaction_lag_ms: config.max_compaction_lag_ms,
-        producer_id_expiration_ms,
+        producer_id_expiration_ms: i64::from(server.logs.producer_id_expiration_ms),
         preallocate: config.preallocate,
     };
     let rules = Rules {
@@ -60,6 +60,7 @@ pub(crate) fn partition_settings(
         rules,
         log: Arc::new(log),
         min_insync_replicas: usize::try_from(config.min_insync_replicas).unwrap_or(1),
+        lag_max: Duration::from_millis(server.replica.lag_time_max_ms.try_into().unwrap_or(0)),
     })
 }
 

@@ -16,7 +16,8 @@ use crate::{
 const LEADERS_MOVE_MAX: Duration = Duration::from_secs(10);
 /// Requests under way may take so long to finish.
 const IN_FLIGHT_MAX: Duration = Duration::from_secs(5);
-/// The last answers of a controller may take so long to leave: that it is not the active one.
+
+/// Requests to a controller may take so long: while a leader waits, nobody decides.
 const CONTROLLER_CLIENTS_MAX: Duration = Duration::from_millis(500);
 
 /// Stops everything, in the reverse order of the start: a broker hands over the partitions it leads
@@ -31,11 +32,11 @@ pub(crate) async fn stop(node: RunningNode, signals: &mut Signals) {
     }
     if let Some(controller) = node.controller {
         drop(controller.registration);
-        controller.driver.shutdown().await;
-        controller.quorum.shutdown().await;
         for clients in controller.clients {
             clients.stop(CONTROLLER_CLIENTS_MAX).await;
         }
+        controller.driver.shutdown().await;
+        controller.quorum.shutdown().await;
         for listener in controller.listeners {
             listener.shutdown().await;
         }
@@ -43,7 +44,7 @@ pub(crate) async fn stop(node: RunningNode, signals: &mut Signals) {
 }
 
 async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
-    let RunningBroker { broker, listeners, stop, mut tasks, fatal: _ } = running;
+    let RunningBroker { broker, listeners, stop, following, mut tasks, fatal: _ } = running;
     if broker.settings.cluster.controlled_shutdown {
         leave(&broker, signals).await;
     }
@@ -54,6 +55,9 @@ async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
     stop.send_replace(true);
     let epoch = broker.lifecycle.epoch();
     broker.lifecycle.close().await;
+    if let Err(e) = following.await {
+        tracing::error!("following the metadata failed: {e}");
+    }
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     let replicas = Arc::clone(&broker.replicas);

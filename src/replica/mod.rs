@@ -2,9 +2,24 @@
 //! sessions. Machines are pure; `table.rs` holds the only locks; drivers do the periodic work.
 //! Uses `base`, `config`, `record`, `log`, `metadata`.
 
+mod answer;
+pub mod brokers;
 pub mod dirs;
+pub mod fetch_driver;
+pub mod fetch_frames;
+pub mod fetch_plan;
 pub mod fetch_session;
+mod fetcher_driver;
+pub mod follower;
+pub mod isr_driver;
+pub mod isr_queue;
+pub mod leader;
+#[cfg(test)]
+mod leader_test;
 pub mod partition;
+mod partition_follow;
+pub mod partition_lead;
+mod partition_read;
 pub mod publish;
 pub mod settings;
 pub mod table;

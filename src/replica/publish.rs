@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{partition::Partition, settings::PartitionSettings, table::ReplicaTable};
+use super::{
+    partition::Partition,
+    settings::PartitionSettings,
+    table::{ReplicaTable, Slot},
+};
 use crate::{
-    base::{PartitionId, TopicPartition, Uuid},
+    base::{NodeId, Now, PartitionId, TopicPartition, Uuid},
     log::{Log, names::Fate},
-    metadata::{Delta, PartitionDiff, PartitionRegistration},
+    metadata::{Delta, Image, PartitionDiff, PartitionRegistration},
 };
 
 /// A partition that this broker began or ceased to lead: coordinators live on those.
@@ -22,25 +26,47 @@ pub struct Office {
     pub leads: bool,
 }
 
+/// A replica whose fetching is to change.
+#[derive(Debug, Clone)]
+pub struct Following {
+    /// The replica.
+    pub slot: Arc<Slot>,
+    /// Whom to fetch from; `None`: from nobody, any longer or for now.
+    pub leader: Option<NodeId>,
+    /// The leader's epoch.
+    pub leader_epoch: i32,
+}
+
+/// What a delta means outside of the replicas.
+#[derive(Debug, Default)]
+pub struct Published {
+    /// For the coordinators.
+    pub offices: Vec<Office>,
+    /// For the fetchers.
+    pub following: Vec<Following>,
+}
+
 impl ReplicaTable {
-    /// Brings the replicas in line with `delta`: makes new ones, gives and takes office, retires
-    /// those that went. `settings` gives the settings of a topic.
+    /// Brings the replicas in line with `delta`, whose result is `image`: makes new ones, gives and
+    /// takes office, retires those that went. `settings` gives the settings of a topic.
     pub fn publish(
         &self,
         delta: &Delta,
+        image: &Image,
         settings: &mut dyn FnMut(&str) -> Arc<PartitionSettings>,
-    ) -> Vec<Office> {
-        let mut offices = Vec::new();
+    ) -> Published {
+        self.refresh_brokers(image.brokers());
+        let mut published = Published::default();
         for diff in delta.changed_partitions() {
             let mine =
                 |p: Option<&PartitionRegistration>| p.is_some_and(|p| p.has_replica(self.node_id));
             match diff.new.filter(|p| p.has_replica(self.node_id)) {
-                Some(new) => self.take_on(&diff, new, settings, &mut offices),
-                None if mine(diff.old) => self.let_go(&diff, &mut offices),
+                Some(new) => self.take_on(&diff, new, settings, &mut published),
+                None if mine(diff.old) => self.let_go(&diff, &mut published),
                 None => {}
             }
         }
-        offices
+        published
     }
 
     fn take_on(
@@ -48,7 +74,7 @@ impl ReplicaTable {
         diff: &PartitionDiff<'_>,
         new: &PartitionRegistration,
         settings: &mut dyn FnMut(&str) -> Arc<PartitionSettings>,
-        offices: &mut Vec<Office>,
+        published: &mut Published,
     ) {
         if self.by_id(diff.topic_id, diff.partition).is_none() {
             let id = TopicPartition::new(Arc::clone(diff.topic), diff.partition);
@@ -67,19 +93,46 @@ impl ReplicaTable {
         let led = partition.leads();
         let leads = new.leader == Some(self.node_id);
         let news = led != leads || partition.leader_epoch() != new.leader_epoch;
+        let now = self.clock.now();
+        let (mut anew, mut flush) = (led != leads, false);
         if leads {
-            partition.lead(new);
-        } else if led || partition.leader_epoch() != new.leader_epoch {
-            partition.resign(new.leader_epoch);
+            partition.lead(new, now);
+            flush = self.look_after(&slot, &mut partition, now);
+        } else {
+            anew |= partition.follow(new);
+        }
+        drop(partition);
+        if flush {
+            self.flush(&slot);
+        }
+        if anew {
+            published.following.push(Following {
+                slot: Arc::clone(&slot),
+                leader: new.leader.filter(|l| *l != self.node_id),
+                leader_epoch: new.leader_epoch,
+            });
         }
         if news && (led || leads) {
-            offices.push(Office {
+            published.offices.push(Office {
                 topic: Arc::clone(diff.topic),
                 partition: diff.partition,
                 leader_epoch: new.leader_epoch,
                 leads,
             });
         }
+    }
+
+    /// A leader's first steps: its followers may lag from the start, an election may have to be
+    /// confirmed, and in the durable mode what it has must get to the disk before it counts: tells
+    /// whether a flush is due.
+    fn look_after(&self, slot: &Arc<Slot>, partition: &mut Partition, now: Now) -> bool {
+        if partition.begins_to_lag(now) {
+            self.isr.watch(slot);
+        }
+        if partition.wants_proposal(now) {
+            self.isr.propose(slot);
+        }
+        partition.flush_due(now)
     }
 
     fn make(
@@ -92,14 +145,19 @@ impl ReplicaTable {
         let log_dir = Arc::clone(&self.dirs()[dir].log_dir);
         let config = Arc::clone(&settings.log);
         let log = Log::create(log_dir, id.clone(), Some(topic_id), config, self.clock.now());
-        self.add(id, topic_id, dir, Partition::new(self.node_id, log, settings, 0));
+        self.add(id, topic_id, dir, Partition::new(Arc::clone(&self.brokers), log, settings, 0));
     }
 
-    fn let_go(&self, diff: &PartitionDiff<'_>, offices: &mut Vec<Office>) {
+    fn let_go(&self, diff: &PartitionDiff<'_>, published: &mut Published) {
         let Some(slot) = self.remove(diff.topic_id, diff.partition) else { return };
+        published.following.push(Following {
+            slot: Arc::clone(&slot),
+            leader: None,
+            leader_epoch: i32::MAX,
+        });
         let mut partition = slot.lock();
         if partition.leads() {
-            offices.push(Office {
+            published.offices.push(Office {
                 topic: Arc::clone(diff.topic),
                 partition: diff.partition,
                 leader_epoch: partition.leader_epoch(),

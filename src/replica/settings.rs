@@ -1,6 +1,6 @@
 //! What one topic's configuration means for its replicas, resolved once and shared by them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{log::LogConfig, record::Rules};
 
@@ -13,6 +13,8 @@ pub struct PartitionSettings {
     pub log: Arc<LogConfig>,
     /// `min.insync.replicas`.
     pub min_insync_replicas: usize,
+    /// `replica.lag.time.max.ms`: a follower that has not had all for so long leaves the ISR.
+    pub lag_max: Duration,
 }
 
 impl PartitionSettings {

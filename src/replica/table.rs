@@ -11,9 +11,12 @@ use bytes::Bytes;
 use futures::channel::oneshot;
 
 use super::{
+    brokers::Brokers,
     dirs::DirChoice,
     fetch_session::FetchSessions,
+    isr_queue::IsrQueue,
     partition::{Committed, Partition, Receipt, Refusal},
+    partition_lead::{FollowerFound, FollowerRead},
 };
 use crate::{
     base::{
@@ -21,6 +24,7 @@ use crate::{
         ports::{Clock, Entropy},
     },
     log::{FlushDriver, FlushMark, LogDir, LogError},
+    metadata,
     record::{Scratch, Validated},
 };
 
@@ -105,10 +109,14 @@ impl Acks {
 pub struct ReplicaTable {
     /// This node.
     pub node_id: NodeId,
+    /// The others, as its partitions see them.
+    pub brokers: Arc<Brokers>,
     dirs: Vec<Dir>,
     choice: DirChoice,
     slots: RwLock<Slots>,
     sessions: Mutex<FetchSessions>,
+    /// What the ISR driver has to look at.
+    pub isr: IsrQueue,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.
@@ -128,9 +136,11 @@ impl ReplicaTable {
         Self {
             node_id,
             choice: DirChoice::new(dirs.len()),
+            brokers: Brokers::new(node_id),
             dirs,
             slots: RwLock::default(),
             sessions: Mutex::new(FetchSessions::new(sessions_max)),
+            isr: IsrQueue::default(),
             clock,
             entropy,
         }
@@ -244,7 +254,7 @@ impl ReplicaTable {
         api_version: i16,
         now: Now,
     ) -> Result<(Receipt, Option<oneshot::Receiver<Committed>>), Refusal> {
-        let (done, wait, durable) = SCRATCH.with_borrow_mut(|scratch| {
+        let (done, wait, durable, lags) = SCRATCH.with_borrow_mut(|scratch| {
             let mut partition = slot.lock();
             let all = acks == Acks::All;
             let receipt = partition.produce(records, all, api_version, now, scratch)?;
@@ -253,8 +263,12 @@ impl ReplicaTable {
                 Acks::Leader => partition.await_flushed(receipt.last_offset),
                 Acks::All => partition.await_committed(receipt.last_offset),
             };
-            Ok::<_, Refusal>((receipt, wait, partition.flush_due(now)))
+            let (durable, lags) = (partition.flush_due(now), partition.begins_to_lag(now));
+            Ok::<_, Refusal>((receipt, wait, durable, lags))
         })?;
+        if lags {
+            self.isr.watch(slot);
+        }
         if durable {
             self.flush(slot);
         }
@@ -273,15 +287,59 @@ impl ReplicaTable {
         leader_epoch: i32,
     ) -> Result<(Offset, Offset), Refusal> {
         let now = self.clock.now();
-        let (last, high_watermark, due) = {
+        let (last, high_watermark, due, lags) = {
             let mut partition = slot.lock();
-            let receipt = partition.append_own(batch, leader_epoch, now)?;
-            (receipt.last_offset, partition.high_watermark(), partition.flush_due(now))
+            let last = partition.append_own(batch, leader_epoch, now)?.last_offset;
+            let (due, lags) = (partition.flush_due(now), partition.begins_to_lag(now));
+            (last, partition.high_watermark(), due, lags)
         };
+        if lags {
+            self.isr.watch(slot);
+        }
         if due {
             self.flush(slot);
         }
         Ok((last, high_watermark))
+    }
+
+    /// Serves a follower's fetch of one partition; with `first` the fetch is new and tells how far
+    /// the follower is, else it has waited.
+    ///
+    /// # Errors
+    /// As [`Partition::fetch_as_follower`].
+    pub fn fetch_as_follower(
+        &self,
+        slot: &Arc<Slot>,
+        partition: &mut Partition,
+        read: &FollowerRead,
+        first: bool,
+        now: Now,
+    ) -> Result<FollowerFound, Refusal> {
+        if !first {
+            return partition.read_as_follower(read, now);
+        }
+        let found = partition.fetch_as_follower(read, now)?;
+        if partition.wants_proposal(now) {
+            self.isr.propose(slot);
+        }
+        Ok(found)
+    }
+
+    /// Takes over which brokers are active. Where that changed, every partition that is led here is
+    /// looked at: a follower may join its ISR, or the high watermark need not wait for one.
+    pub fn refresh_brokers(&self, brokers: &metadata::brokers::Brokers) {
+        if !self.brokers.refresh(brokers) {
+            return;
+        }
+        let now = self.clock.now();
+        for slot in self.all() {
+            let mut partition = slot.lock();
+            partition.advance(now.mono);
+            if partition.wants_proposal(now) {
+                drop(partition);
+                self.isr.propose(&slot);
+            }
+        }
     }
 
     /// Asks for a flush of `slot`; whoever waits is told when it is done. While one is under way

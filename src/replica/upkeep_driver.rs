@@ -69,18 +69,26 @@ pub fn start(
     });
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Work {
+/// A kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Removals that are due, and flushes by time.
     Tick,
+    /// Retention, and rolling by time.
     Retention,
+    /// The checkpoint of high watermarks.
     HighWatermarks,
+    /// The checkpoint of recovery points.
     RecoveryPoints,
+    /// The checkpoint of log start offsets.
     LogStarts,
+    /// Forgetting producers that are idle.
     Producers,
 }
 
 impl Work {
-    fn run(self, table: &ReplicaTable) {
+    /// Does it once for all partitions of `table`. May take long.
+    pub fn run(self, table: &ReplicaTable) {
         match self {
             Self::Tick => tick(table),
             Self::Retention => retention(table),

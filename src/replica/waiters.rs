@@ -14,16 +14,21 @@ use futures::task::AtomicWaker;
 
 use crate::base::Offset;
 
+/// So few waiters are not worth a look for those that are gone.
+const SWEEP_MIN: usize = 32;
+
 /// Waiters ordered by the offset they wait for.
 #[derive(Debug)]
 pub struct Waiters<T> {
     next: u64,
+    /// With so many it is worth looking for those that are gone.
+    sweep_at: usize,
     parked: BTreeMap<(Offset, u64), T>,
 }
 
 impl<T> Default for Waiters<T> {
     fn default() -> Self {
-        Self { next: 0, parked: BTreeMap::new() }
+        Self { next: 0, sweep_at: SWEEP_MIN, parked: BTreeMap::new() }
     }
 }
 
@@ -51,9 +56,13 @@ impl<T> Waiters<T> {
         std::mem::take(&mut self.parked).into_values().collect()
     }
 
-    /// Takes out those for whom `gone` holds: their clients left.
-    pub fn drop_where(&mut self, mut gone: impl FnMut(&T) -> bool) {
-        self.parked.retain(|_, w| !gone(w));
+    /// Takes out those for whom `gone` holds, as their clients left: whenever the number of waiters
+    /// has doubled since, so that it costs nothing in the long run.
+    pub fn make_room(&mut self, mut gone: impl FnMut(&T) -> bool) {
+        if self.parked.len() >= self.sweep_at {
+            self.parked.retain(|_, w| !gone(w));
+            self.sweep_at = self.parked.len().saturating_mul(2).max(SWEEP_MIN);
+        }
     }
 
     /// Waiters parked.
@@ -112,6 +121,16 @@ mod tests {
         assert_eq!(w.reached(7), ["c", "d"]);
         assert_eq!(w.reached(i64::MAX), ["e"]);
         assert!(w.is_empty());
+    }
+
+    #[test]
+    fn who_is_gone_makes_room() {
+        let mut w = Waiters::default();
+        for n in 0..1000 {
+            w.make_room(|n| n % 10 != 0);
+            w.park(n, n);
+        }
+        assert!(w.len() < 250, "{}", w.len());
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::{
 
 use super::{
     clock::Seeded,
-    nodes::{Change, Node, apply, copy_dir},
+    nodes::{Change, Node, apply, copy_dir, sync_after_failure},
 };
 use crate::base::ports::{DirEntry, File, FileLock, Fs, OpenMode, Space};
 
@@ -258,7 +258,7 @@ impl State {
 
     fn file(&mut self, node: usize) -> io::Result<(&mut Vec<u8>, &mut Vec<u8>, &mut i64)> {
         match &mut self.nodes[node] {
-            Node::File { data, synced, modified_ms } => Ok((data, synced, modified_ms)),
+            Node::File { data, synced, modified_ms, .. } => Ok((data, synced, modified_ms)),
             Node::Dir { .. } => Err(io::ErrorKind::IsADirectory.into()),
         }
     }
@@ -330,9 +330,17 @@ impl File for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.fs.state();
-        state.strike(Op::Sync, &self.path)?;
-        let (data, synced, _) = state.file(self.node)?;
-        synced.clone_from(data);
+        let struck = state.strike(Op::Sync, &self.path);
+        if let Node::File { data, synced, failed, .. } = &mut state.nodes[self.node] {
+            if struck.is_err() {
+                *failed = Some(data.clone());
+            } else if let Some(failed) = failed {
+                *synced = sync_after_failure(data, synced, failed);
+            } else {
+                synced.clone_from(data);
+            }
+        }
+        struck?;
         state.note("sync", &self.path);
         Ok(())
     }
@@ -356,8 +364,7 @@ impl Fs for SimFs {
         let found = state.find(path);
         let node = match (found, mode) {
             (None, OpenMode::Create | OpenMode::Truncate) => {
-                let empty = Node::File { data: Vec::new(), synced: Vec::new(), modified_ms: 0 };
-                let node = state.create(path, empty)?;
+                let node = state.create(path, Node::file(Vec::new(), 0))?;
                 let now_ms = state.now_ms;
                 *state.file(node)?.2 = now_ms;
                 state.note("create", path);
@@ -497,6 +504,21 @@ mod tests {
         }
         assert!(gone > 5 && torn > 5, "{gone} {torn}");
         assert_eq!(content(&fs.killed(), "/d/lost").unwrap(), b"lost");
+    }
+
+    #[test]
+    fn a_sync_that_failed_is_not_made_good_by_the_next() {
+        let fs = SimFs::new(1);
+        let file = fs.open(Path::new("/a"), OpenMode::Create).unwrap();
+        fs.sync_dir(Path::new("/")).unwrap();
+        file.write_all_at(&[b"1234"], 0).unwrap();
+        fs.fail_next(Op::Sync, "/a", io::ErrorKind::Other);
+        assert!(file.sync().is_err());
+        file.write_all_at(&[b"56"], 4).unwrap();
+        file.sync().unwrap();
+        let left: Vec<_> = (0..30).filter_map(|_| content(&fs.crash(), "/a")).collect();
+        assert!(left.iter().any(|l| l == b"\0\0\0\x0056"), "{left:?}");
+        assert!(left.iter().all(|l| &l[4..] == b"56"), "{left:?}");
     }
 
     #[test]

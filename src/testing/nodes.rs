@@ -15,11 +15,26 @@ pub(super) enum Change {
 
 #[derive(Debug, Clone)]
 pub(super) enum Node {
-    File { data: Vec<u8>, synced: Vec<u8>, modified_ms: i64 },
-    Dir { entries: BTreeMap<String, usize>, synced: BTreeMap<String, usize>, changes: Vec<Change> },
+    /// `failed` is what the file held when a sync of it failed: the system has dropped those pages
+    /// from what it means to write, so that they stay unsynced until they are written again.
+    File {
+        data: Vec<u8>,
+        synced: Vec<u8>,
+        failed: Option<Vec<u8>>,
+        modified_ms: i64,
+    },
+    Dir {
+        entries: BTreeMap<String, usize>,
+        synced: BTreeMap<String, usize>,
+        changes: Vec<Change>,
+    },
 }
 
 impl Node {
+    pub(super) fn file(bytes: Vec<u8>, modified_ms: i64) -> Self {
+        Self::File { synced: bytes.clone(), data: bytes, failed: None, modified_ms }
+    }
+
     pub(super) fn dir() -> Self {
         Self::Dir { entries: BTreeMap::new(), synced: BTreeMap::new(), changes: Vec::new() }
     }
@@ -41,9 +56,8 @@ pub(super) fn copy_dir(
     for (name, node) in entries {
         let id = to.len();
         match from[node].clone() {
-            Node::File { data, synced, modified_ms } => {
-                let left = tear(seeded, &synced, data);
-                to.push(Node::File { data: left.clone(), synced: left, modified_ms });
+            Node::File { data, synced, modified_ms, .. } => {
+                to.push(Node::file(tear(seeded, &synced, data), modified_ms));
             }
             Node::Dir { .. } => {
                 to.push(Node::dir());
@@ -99,4 +113,15 @@ fn tear(seeded: &mut Seeded, synced: &[u8], data: Vec<u8>) -> Vec<u8> {
             out
         }
     }
+}
+
+/// What a sync makes durable where an earlier one failed: only what has changed since.
+pub(super) fn sync_after_failure(data: &[u8], synced: &[u8], failed: &[u8]) -> Vec<u8> {
+    let mut out = data.to_vec();
+    for (at, byte) in out.iter_mut().enumerate() {
+        if failed.get(at) == Some(byte) {
+            *byte = synced.get(at).copied().unwrap_or(0);
+        }
+    }
+    out
 }

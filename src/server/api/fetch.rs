@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, future::poll_fn, sync::Arc, time::Duration};
 
 use crate::{
-    base::{ErrorCode, Now, Offset, Uuid},
+    base::{ErrorCode, NodeId, Now, Uuid},
+    log::EpochEnd,
     record::compress::Codec,
     replica::{
         fetch_session::{FetchContext, PartitionFetch, SessionAsk, Told},
-        partition::{Found, Isolation, Refusal},
+        partition::{Found, Isolation, Partition, Refusal},
+        partition_lead::FollowerRead,
         table::Slot,
         waiters::Wake,
     },
@@ -28,51 +30,95 @@ use crate::{
     },
 };
 
-/// What one partition answers: records, or the place where the client's log diverges.
+/// What one partition answers: records, the place where the reader's log diverges, or a replica
+/// that is nearer to the reader.
 enum Read {
     Found(Found),
-    Diverges { epoch: i32, end: Offset, found: Found },
+    Diverges { end: EpochEnd, found: Found },
+    Elsewhere { replica: NodeId, found: Found },
 }
 
 type Reads = Vec<(PartitionFetch, Result<Read, Refusal>)>;
 
+/// Who fetches.
+#[derive(Clone)]
+enum Reader {
+    /// A follower, with its broker epoch.
+    Follower { replica: NodeId, epoch: i64 },
+    /// A client. One that says where it is may read from followers and be sent to one (KIP-392).
+    Consumer { isolation: Isolation, anywhere: bool, rack: Option<Arc<str>> },
+}
+
 /// What of the request matters while reading.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Plan {
-    isolation: Isolation,
+    reader: Reader,
     bytes_min: usize,
     bytes_max: usize,
     by_id: bool,
     version: i16,
 }
 
+impl Plan {
+    fn of(broker: &Broker, caller: &Caller, request: &FetchRequest) -> Self {
+        let size = |n: i32| usize::try_from(n).unwrap_or(0);
+        let (replica, epoch) = match request.replica_state.replica_id {
+            -1 => (request.replica_id, -1),
+            replica => (replica, request.replica_state.replica_epoch),
+        };
+        let mut bytes_max = size(request.max_bytes);
+        let reader = if replica >= 0 {
+            Reader::Follower { replica: NodeId(replica), epoch }
+        } else {
+            bytes_max = bytes_max.min(size(broker.settings.replica.client_fetch_max_bytes));
+            let anywhere = caller.version >= 11;
+            let rack_aware = broker.settings.replica.selects_by_rack();
+            let rack = Some(&*request.rack_id).filter(|r| anywhere && rack_aware && !r.is_empty());
+            let committed = request.isolation_level == 1;
+            Reader::Consumer {
+                isolation: if committed {
+                    Isolation::ReadCommitted
+                } else {
+                    Isolation::ReadUncommitted
+                },
+                anywhere,
+                rack: rack.map(Arc::from),
+            }
+        };
+        Self {
+            reader,
+            bytes_min: size(request.min_bytes).min(bytes_max),
+            bytes_max,
+            by_id: caller.version >= 13,
+            version: caller.version,
+        }
+    }
+}
+
+/// How a fetch comes to read.
+#[derive(Clone, Copy)]
+enum Turn<'a> {
+    /// Just arrived: what it says of a follower is news.
+    First,
+    /// It has waited, and waits on if there is still too little: it is registered under the same
+    /// lock that saw too little, so that no news is lost in between.
+    Waiting(&'a Arc<Wake>),
+    /// Its time is over.
+    Last,
+}
+
 /// Fetch.
 pub(crate) fn fetch(broker: &Arc<Broker>, caller: Caller, request: FetchRequest) -> Outcome {
     let now = broker.clock.now();
-    let follower = request.replica_id >= 0 || request.replica_state.replica_id >= 0;
-    let by_id = caller.version >= 13;
-    let max = usize::try_from(request.max_bytes).unwrap_or(0);
-    let bytes_max =
-        max.min(usize::try_from(broker.settings.replica.client_fetch_max_bytes).unwrap_or(0));
-    let plan = Plan {
-        isolation: if request.isolation_level == 1 {
-            Isolation::ReadCommitted
-        } else {
-            Isolation::ReadUncommitted
-        },
-        bytes_min: usize::try_from(request.min_bytes).unwrap_or(0).min(bytes_max),
-        bytes_max,
-        by_id,
-        version: caller.version,
-    };
+    let plan = Plan::of(broker, &caller, &request);
     let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
     let ask = SessionAsk {
         id: request.session_id,
         epoch: request.session_epoch,
-        by_id,
-        privileged: follower,
+        by_id: plan.by_id,
+        privileged: matches!(plan.reader, Reader::Follower { .. }),
     };
-    let (wanted, forgotten) = wanted(broker, request, by_id);
+    let (wanted, forgotten) = wanted(broker, request, plan.by_id);
     let context =
         broker.replicas.sessions().begin(ask, wanted, forgotten, now.mono, broker.entropy.u64());
     let context = match context {
@@ -81,41 +127,35 @@ pub(crate) fn fetch(broker: &Arc<Broker>, caller: Caller, request: FetchRequest)
             return caller.ready(&FetchResponse { error_code, ..Default::default() });
         }
     };
-    if follower {
-        let refuse =
-            |f: &PartitionFetch| (f.clone(), Err(Refusal::from(ErrorCode::NotLeaderOrFollower)));
-        let reads = context.partitions.iter().map(refuse).collect();
-        return caller.ready(&respond(broker, &caller, &context, plan, reads));
-    }
-    let (reads, enough) = read_all(broker, &context, plan, None, now);
+    let (reads, enough) = read_all(broker, &context, &plan, Turn::First, now);
     if enough || wait.is_zero() || context.partitions.is_empty() {
-        return caller.ready(&respond(broker, &caller, &context, plan, reads));
+        return caller.ready(&respond(broker, &caller, &context, &plan, reads));
     }
     drop(reads);
     let broker = Arc::clone(broker);
     Outcome::Later(Box::pin(async move {
-        let reads = wait_for_data(&broker, &context, plan, wait).await;
-        caller.chunks(&respond(&broker, &caller, &context, plan, reads))
+        let reads = wait_for_data(&broker, &context, &plan, wait).await;
+        caller.chunks(&respond(&broker, &caller, &context, &plan, reads))
     }))
 }
 
 async fn wait_for_data(
     broker: &Broker,
     context: &FetchContext,
-    plan: Plan,
+    plan: &Plan,
     wait: Duration,
 ) -> Reads {
     let deadline = tokio::time::Instant::now() + wait;
     loop {
         let wake = Wake::new();
         let now = broker.clock.now();
-        let (reads, enough) = read_all(broker, context, plan, Some(&wake), now);
-        if enough {
+        let (reads, enough) = read_all(broker, context, plan, Turn::Waiting(&wake), now);
+        if enough || !broker.replicas.sessions().park(context, &wake) {
             return reads;
         }
         let woken = poll_fn(|cx| wake.poll_woken(cx));
         if tokio::time::timeout_at(deadline, woken).await.is_err() {
-            return read_all(broker, context, plan, None, broker.clock.now()).0;
+            return read_all(broker, context, plan, Turn::Last, broker.clock.now()).0;
         }
     }
 }
@@ -167,14 +207,13 @@ fn wanted(
     (wanted, forgotten)
 }
 
-/// Reads every partition; tells whether the answer need not wait: enough bytes, or an error. With
-/// `wake`, the fetch is registered under the same lock that saw too little, so that no news is
-/// lost in between.
+/// Reads every partition; tells whether the answer need not wait: enough bytes, an error, or
+/// another place to read at.
 fn read_all(
     broker: &Broker,
     context: &FetchContext,
-    plan: Plan,
-    wake: Option<&Arc<Wake>>,
+    plan: &Plan,
+    turn: Turn<'_>,
     now: Now,
 ) -> (Reads, bool) {
     let mut reads = Vec::with_capacity(context.partitions.len());
@@ -182,47 +221,104 @@ fn read_all(
     for fetch in &context.partitions {
         let room = plan.bytes_max.saturating_sub(total);
         let limit = usize::try_from(fetch.max_bytes).unwrap_or(0).min(room);
-        let done = read_one(broker, fetch, plan, limit, total == 0, wake, now);
+        let done = read_one(broker, fetch, plan, (limit, total == 0), turn, now);
         match &done {
             Ok(Read::Found(found)) => total += found.len,
-            Ok(Read::Diverges { .. }) | Err(_) => at_once = true,
+            Ok(Read::Diverges { .. } | Read::Elsewhere { .. }) | Err(_) => at_once = true,
         }
         reads.push((fetch.clone(), done));
     }
     (reads, at_once || total >= plan.bytes_min.max(1) || plan.bytes_min == 0)
 }
 
+/// Reads one partition: at most so many bytes, and whether a longer first batch will do.
 fn read_one(
     broker: &Broker,
     fetch: &PartitionFetch,
-    plan: Plan,
-    limit: usize,
-    at_least_one: bool,
-    wake: Option<&Arc<Wake>>,
+    plan: &Plan,
+    limit: (usize, bool),
+    turn: Turn<'_>,
     now: Now,
 ) -> Result<Read, Refusal> {
     let slot = find(broker, fetch, plan.by_id)?;
     let mut partition = slot.lock();
-    partition.check_leader(fetch.current_leader_epoch)?;
+    match &plan.reader {
+        Reader::Follower { replica, epoch } => {
+            let read = FollowerRead {
+                replica: *replica,
+                replica_epoch: *epoch,
+                current_leader_epoch: fetch.current_leader_epoch,
+                fetch_offset: fetch.fetch_offset,
+                last_fetched_epoch: fetch.last_fetched_epoch,
+                log_start: fetch.log_start_offset,
+                max_bytes: limit.0,
+                at_least_one: limit.1,
+            };
+            let first = matches!(turn, Turn::First);
+            let got =
+                broker.replicas.fetch_as_follower(&slot, &mut partition, &read, first, now)?;
+            if let Turn::Waiting(wake) = turn {
+                partition.register_follower(wake);
+            }
+            Ok(match got.diverging {
+                Some(end) => Read::Diverges { end, found: got.found },
+                None => Read::Found(got.found),
+            })
+        }
+        Reader::Consumer { isolation, anywhere, rack } => {
+            let rack = rack.as_deref();
+            let got = read_as_consumer(
+                broker,
+                &mut partition,
+                fetch,
+                Consumer { isolation: *isolation, anywhere: *anywhere, rack, plan, limit },
+                now,
+            )?;
+            if let Turn::Waiting(wake) = turn {
+                partition.register(wake);
+            }
+            Ok(got)
+        }
+    }
+}
+
+/// A client that reads.
+struct Consumer<'a> {
+    isolation: Isolation,
+    anywhere: bool,
+    rack: Option<&'a str>,
+    plan: &'a Plan,
+    limit: (usize, bool),
+}
+
+fn read_as_consumer(
+    broker: &Broker,
+    partition: &mut Partition,
+    fetch: &PartitionFetch,
+    by: Consumer<'_>,
+    now: Now,
+) -> Result<Read, Refusal> {
+    if by.anywhere {
+        partition.check_replica(fetch.current_leader_epoch)?;
+    } else {
+        partition.check_leader(fetch.current_leader_epoch)?;
+    }
     let rewrites_to = partition.settings().rules.compression.map(|c| c.codec());
-    if plan.version < 10 && rewrites_to == Some(Codec::Zstd) {
+    if by.plan.version < 10 && rewrites_to == Some(Codec::Zstd) {
         return Err(ErrorCode::UnsupportedCompressionType.into());
     }
-    if fetch.last_fetched_epoch >= 0 {
-        let (epoch, end) = partition.epoch_end(fetch.last_fetched_epoch, now)?;
-        let marks = partition.marks(now)?;
-        if epoch < 0 || fetch.fetch_offset < marks.log_start {
-            return Err(ErrorCode::OffsetOutOfRange.into());
-        }
-        if epoch < fetch.last_fetched_epoch || end < fetch.fetch_offset {
-            let found = Found { slices: Vec::new(), len: 0, marks, aborted: None };
-            return Ok(Read::Diverges { epoch, end, found });
+    if let Some(rack) = by.rack {
+        let image = broker.image();
+        let rack_of = |id| image.brokers().get(id).and_then(|b| b.rack.as_deref());
+        if let Some(replica) = partition.nearest_replica(fetch.fetch_offset, rack, rack_of) {
+            return Ok(Read::Elsewhere { replica, found: partition.nothing(now)? });
         }
     }
-    let found = partition.read(fetch.fetch_offset, limit, at_least_one, plan.isolation, now)?;
-    if let Some(wake) = wake {
-        partition.register(wake);
+    if let Some(end) = partition.divergence(fetch.fetch_offset, fetch.last_fetched_epoch, now)? {
+        return Ok(Read::Diverges { end, found: partition.nothing(now)? });
     }
+    let (limit, at_least_one) = by.limit;
+    let found = partition.read(fetch.fetch_offset, limit, at_least_one, by.isolation, now)?;
     Ok(Read::Found(found))
 }
 
@@ -248,7 +344,7 @@ fn respond(
     broker: &Broker,
     caller: &Caller,
     context: &FetchContext,
-    plan: Plan,
+    plan: &Plan,
     reads: Reads,
 ) -> FetchResponse {
     let mut response = FetchResponse { session_id: context.session_id, ..FetchResponse::default() };
@@ -259,7 +355,8 @@ fn respond(
         let told = Told {
             must_tell: !data.records.is_empty()
                 || data.error_code != ErrorCode::None
-                || data.diverging_epoch.epoch >= 0,
+                || data.diverging_epoch.epoch >= 0
+                || data.preferred_read_replica >= 0,
             has_records: !data.records.is_empty(),
             high_watermark: data.high_watermark,
             log_start_offset: data.log_start_offset,
@@ -285,10 +382,16 @@ fn respond(
 
 fn partition_data(fetch: &PartitionFetch, done: Result<Read, Refusal>) -> PartitionData {
     let partition_index = fetch.partition;
-    let (found, diverging_epoch) = match done {
-        Ok(Read::Found(found)) => (found, EpochEndOffset::default()),
-        Ok(Read::Diverges { epoch, end, found }) => {
-            (found, EpochEndOffset { epoch, end_offset: end })
+    let (mut diverging_epoch, mut preferred_read_replica) = (EpochEndOffset::default(), -1);
+    let found = match done {
+        Ok(Read::Found(found)) => found,
+        Ok(Read::Diverges { end, found }) => {
+            diverging_epoch = EpochEndOffset { epoch: end.epoch, end_offset: end.end };
+            found
+        }
+        Ok(Read::Elsewhere { replica, found }) => {
+            preferred_read_replica = replica.0;
+            found
         }
         Err(refusal) => {
             return PartitionData {
@@ -306,6 +409,7 @@ fn partition_data(fetch: &PartitionFetch, done: Result<Read, Refusal>) -> Partit
         last_stable_offset: found.marks.last_stable,
         log_start_offset: found.marks.log_start,
         diverging_epoch,
+        preferred_read_replica,
         aborted_transactions: found.aborted.map(|all| {
             all.iter()
                 .map(|a| AbortedTransaction {

@@ -37,10 +37,10 @@ pub(crate) fn list_offsets(
     caller: &Caller,
     request: ListOffsetsRequest,
 ) -> ListOffsetsResponse {
-    let isolation = if request.isolation_level == 1 {
-        Isolation::ReadCommitted
-    } else {
-        Isolation::ReadUncommitted
+    let isolation = match request.isolation_level {
+        _ if request.replica_id >= 0 => Isolation::LogEnd,
+        1 => Isolation::ReadCommitted,
+        _ => Isolation::ReadUncommitted,
     };
     let topics = request.topics.into_iter().map(|topic| ListOffsetsTopicResponse {
         partitions: topic
@@ -90,7 +90,12 @@ fn list_one(
     let slot = find(broker, topic, asked.partition_index)?;
     let mut partition = slot.lock();
     partition.check_leader(asked.current_leader_epoch)?;
-    partition.offset_for(asked.timestamp, isolation, broker.clock.now())
+    let found = partition.offset_for(asked.timestamp, isolation, broker.clock.now());
+    found.map_err(|refusal| match refusal.code {
+        // Older clients do not know the code that says it.
+        ErrorCode::OffsetNotAvailable if caller.version < 5 => ErrorCode::LeaderNotAvailable.into(),
+        _ => refusal,
+    })
 }
 
 /// OffsetForLeaderEpoch.

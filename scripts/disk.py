@@ -1,0 +1,61 @@
+"""An ext4 file system in a file, whose power can be cut and which can be filled. Needs root."""
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import time
+
+from node import NotRun
+
+SHUTDOWN = 0x8004587D       # EXT4_IOC_SHUTDOWN
+WITHOUT_JOURNAL_FLUSH = 2   # EXT4_GOING_FLAGS_NOLOGFLUSH
+
+
+def run(*command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise NotRun(f"{command[0]}: {done.stderr.strip() or done.stdout.strip()}")
+
+
+class Disk:
+    """Mounted at `folder/disk`, from the image `folder/disk.img`."""
+
+    def __init__(self, folder, size=3 << 30):
+        self.image, self.root = folder / "disk.img", folder / "disk"
+        if os.geteuid() != 0:
+            raise NotRun("mounting needs root")
+        if shutil.which("mkfs.ext4") is None:
+            raise NotRun("mkfs.ext4 is not installed")
+        self.root.mkdir(parents=True)
+        with open(self.image, "wb") as image:
+            image.truncate(size)
+        run("mkfs.ext4", "-q", "-F", self.image)
+        self.mount()
+
+    def mount(self):
+        run("mount", "-o", "loop", self.image, self.root)
+
+    def cut(self):
+        """What was not fsynced is gone; the file system answers EIO until it is mounted again."""
+        handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(handle, SHUTDOWN, struct.pack("I", WITHOUT_JOURNAL_FLUSH))
+        finally:
+            os.close(handle)
+
+    def fill(self):
+        """Takes all the space that is left, but for a few blocks."""
+        with open(self.root / "ballast", "wb") as ballast:
+            free = os.statvfs(self.root).f_bavail * os.statvfs(self.root).f_frsize
+            os.posix_fallocate(ballast.fileno(), 0, max(free - (64 << 10), 1 << 12))
+
+    def drain(self):
+        (self.root / "ballast").unlink(missing_ok=True)
+
+    def unmount(self):
+        for _ in range(100):
+            if subprocess.run(["umount", self.root], capture_output=True).returncode == 0:
+                return
+            time.sleep(0.05)
+        raise RuntimeError("the disk could not be unmounted")

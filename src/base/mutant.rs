@@ -1,0 +1,73 @@
+//! Planted bugs, for proving that the tests which guard against them would find them. Each place
+//! asks [`mutant`]; without the feature `mutants`, which only tests set, the answer is a constant
+//! no that costs nothing.
+
+/// A bug that can be planted: one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Mutant {
+    /// The leader acknowledges acks=all as soon as it has appended.
+    AckBeforeIsr = 1,
+    /// The leader's high watermark is its own log end.
+    HighWatermarkIsLogEnd,
+    /// A follower whose log diverges from its leader's goes on without truncating.
+    SkipEpochTruncation,
+    /// The batches of a producer are forgotten with a restart.
+    DedupeLostOnRestart,
+    /// Batches of a producer epoch that has been superseded are appended.
+    AcceptOldProducerEpoch,
+    /// A consumer is given what lies above the high watermark.
+    ServePastHighWatermark,
+    /// The leader drops a follower from the ISR without asking the controller.
+    ShrinkWithoutController,
+    /// A leader that was deposed goes on appending and answering.
+    StaleLeaderServes,
+    /// Batches are appended whatever their checksum says.
+    CrcUnchecked,
+    /// A sync that failed is tried again, and believed.
+    RetryFailedSync,
+    /// At a start, replicas that the metadata does not name are deleted, not set aside, and
+    /// metadata that is not there names none.
+    CleanOrphans,
+    /// A reassignment drops the old replicas before the new ones are in sync.
+    DropReplicaEarly,
+    /// Sessions of brokers are measured by the wall clock.
+    WallClockSessions,
+    /// Recovery keeps what follows a damaged batch.
+    RecoveryTrustsTail,
+    /// An acknowledgement in the durable mode does not wait for the disk.
+    AckBeforeSync,
+    /// An incarnation that ended uncleanly stays in the ISR.
+    UncleanStaysInIsr,
+}
+
+/// Whether that bug is planted.
+#[cfg(not(feature = "mutants"))]
+#[must_use]
+#[inline]
+pub const fn mutant(_: Mutant) -> bool {
+    false
+}
+
+#[cfg(feature = "mutants")]
+mod planted {
+    use std::sync::atomic::{AtomicU8, Ordering};
+
+    use super::Mutant;
+
+    static PLANTED: AtomicU8 = AtomicU8::new(0);
+
+    /// Whether that bug is planted.
+    #[must_use]
+    pub fn mutant(which: Mutant) -> bool {
+        PLANTED.load(Ordering::Relaxed) == which as u8
+    }
+
+    /// Plants a bug in this process, or none.
+    pub fn plant(which: Option<Mutant>) {
+        PLANTED.store(which.map_or(0, |m| m as u8), Ordering::Relaxed);
+    }
+}
+
+#[cfg(feature = "mutants")]
+pub use planted::{mutant, plant};

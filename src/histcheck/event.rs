@@ -1,0 +1,294 @@
+//! The events of a history, one JSON object a line: `{"KIND":{…}}`. `docs/histcheck.md` explains
+//! each field to those who record. Unknown kinds and fields are refused: a checker that skips what
+//! it does not know proves less than it says.
+//!
+//! Times are microseconds of one monotonic clock, `[invoked, completed]` where there are two. A
+//! partition is `[topic, index]`; where topics are deleted and made again, `topic` is the topic id.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+/// Name of a partition: topic (or topic id) and index.
+pub(super) type Tp<'a> = (Cow<'a, str>, i32);
+
+/// One record as it was read: offset and what identifies all its bytes, headers too.
+pub(super) type Read<'a> = (i64, Cow<'a, str>);
+
+/// One line.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Event<'a> {
+    Run(Run),
+    #[serde(borrow)]
+    Topic(Topic<'a>),
+    #[serde(borrow)]
+    Send(Send<'a>),
+    #[serde(borrow)]
+    Fatal(Fatal<'a>),
+    #[serde(borrow)]
+    Assign(Assign<'a>),
+    #[serde(borrow)]
+    Poll(Poll<'a>),
+    #[serde(borrow)]
+    Commit(Commit<'a>),
+    #[serde(borrow)]
+    Ends(Ends<'a>),
+    #[serde(borrow)]
+    Scan(Scan<'a>),
+    #[serde(borrow)]
+    Scanned(Scanned<'a>),
+    #[serde(borrow)]
+    Leader(Leader<'a>),
+    #[serde(borrow)]
+    Marks(Marks<'a>),
+    #[serde(borrow)]
+    Segment(Segment<'a>),
+    Term(Term),
+    #[serde(borrow)]
+    Voters(Voters<'a>),
+    #[serde(borrow)]
+    Nemesis(Nemesis<'a>),
+    #[serde(borrow)]
+    Live(Live<'a>),
+    #[serde(borrow)]
+    Admin(Admin<'a>),
+}
+
+/// What the run promised; the checker holds it to that. Defaults are the strict ones.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Run {
+    pub(super) id: String,
+    pub(super) seed: Option<u64>,
+    /// How to run it again.
+    pub(super) replay: Option<String>,
+    /// Producers are idempotent: each value is there once, in the producer's order.
+    pub(super) idempotent: bool,
+    /// Leaders may come from outside the ISR.
+    pub(super) unclean: bool,
+    /// Retention or DeleteRecords may take records away at the start.
+    pub(super) retention: bool,
+    /// Liveness after the last fault, in milliseconds.
+    pub(super) live_ms: u64,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            id: String::new(),
+            seed: None,
+            replay: None,
+            idempotent: true,
+            unclean: false,
+            retention: false,
+            live_ms: 10_000,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Topic<'a> {
+    #[serde(borrow)]
+    pub(super) name: Cow<'a, str>,
+    pub(super) replicas: u32,
+    pub(super) min_isr: u32,
+}
+
+/// A record handed to a producer, and its outcome: `ok` (its offset), `fail` (an error after which
+/// it certainly is not in the log), or neither: nobody knows.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Send<'a> {
+    /// The producer and its incarnation.
+    #[serde(borrow)]
+    pub(super) p: Cow<'a, str>,
+    /// Grows with every record of the producer.
+    pub(super) n: u64,
+    pub(super) tp: Tp<'a>,
+    pub(super) v: Cow<'a, str>,
+    pub(super) t: (u64, u64),
+    pub(super) ok: Option<i64>,
+    #[serde(borrow)]
+    pub(super) fail: Option<Cow<'a, str>>,
+    /// The error behind an outcome that is not known.
+    #[serde(borrow)]
+    pub(super) info: Option<Cow<'a, str>>,
+}
+
+/// A producer ended by itself: an idempotent one must not.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fatal<'a> {
+    #[serde(borrow)]
+    pub(super) p: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) error: Cow<'a, str>,
+}
+
+/// A consumer begins at `offset` of a partition, or wherever its group says (`null`).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Assign<'a> {
+    #[serde(borrow)]
+    pub(super) c: Cow<'a, str>,
+    pub(super) tp: Tp<'a>,
+    pub(super) offset: Option<i64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Poll<'a> {
+    #[serde(borrow)]
+    pub(super) c: Cow<'a, str>,
+    /// The group whose commits count these as delivered.
+    #[serde(borrow)]
+    pub(super) group: Option<Cow<'a, str>>,
+    pub(super) tp: Tp<'a>,
+    pub(super) t: (u64, u64),
+    #[serde(borrow)]
+    pub(super) r: Vec<Read<'a>>,
+}
+
+/// A group's position was committed: all before it was delivered to a member.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Commit<'a> {
+    #[serde(borrow)]
+    pub(super) group: Cow<'a, str>,
+    pub(super) tp: Tp<'a>,
+    pub(super) offset: i64,
+}
+
+/// What ListOffsets answered.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ends<'a> {
+    pub(super) tp: Tp<'a>,
+    pub(super) t: (u64, u64),
+    pub(super) start: i64,
+    pub(super) end: i64,
+    pub(super) lso: Option<i64>,
+}
+
+/// A part of the final reading of a partition.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Scan<'a> {
+    /// Which scan: the broker it went through and the isolation level.
+    #[serde(borrow)]
+    pub(super) s: Cow<'a, str>,
+    pub(super) tp: Tp<'a>,
+    #[serde(borrow)]
+    pub(super) r: Vec<Read<'a>>,
+}
+
+/// The final reading of a partition is complete from `start` to `end`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Scanned<'a> {
+    #[serde(borrow)]
+    pub(super) s: Cow<'a, str>,
+    pub(super) tp: Tp<'a>,
+    pub(super) start: i64,
+    pub(super) end: i64,
+}
+
+/// A partition's state as the metadata log or an answer of Metadata has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Leader<'a> {
+    pub(super) tp: Tp<'a>,
+    /// -1: none.
+    pub(super) node: i32,
+    pub(super) epoch: i32,
+    /// The partition epoch, where it is known: then states are complete and stand in one order.
+    pub(super) pe: Option<i32>,
+    pub(super) isr: Vec<i32>,
+    #[serde(default)]
+    pub(super) elr: Vec<i32>,
+}
+
+/// A node's own view of a partition it leads.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Marks<'a> {
+    pub(super) node: i32,
+    pub(super) tp: Tp<'a>,
+    pub(super) epoch: i32,
+    pub(super) start: i64,
+    pub(super) lso: i64,
+    pub(super) hw: i64,
+    pub(super) leo: i64,
+}
+
+/// A replica's bytes from `start` to the high watermark `end`, when nothing is written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Segment<'a> {
+    /// Segments of one quiet time are compared with each other.
+    pub(super) quiet: u32,
+    pub(super) node: i32,
+    pub(super) tp: Tp<'a>,
+    pub(super) start: i64,
+    pub(super) end: i64,
+    #[serde(borrow)]
+    pub(super) hash: Cow<'a, str>,
+    /// `[leader epoch, first offset]`, in order.
+    #[serde(default)]
+    pub(super) epochs: Vec<(i32, i64)>,
+}
+
+/// A node led the metadata quorum in a term.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Term {
+    pub(super) term: i64,
+    pub(super) node: i32,
+}
+
+/// The voters from position `at` of the metadata log on.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Voters<'a> {
+    pub(super) at: u64,
+    #[serde(borrow)]
+    pub(super) voters: Vec<Cow<'a, str>>,
+}
+
+/// A fault begins, or everything is well again (`what` is `heal`).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nemesis<'a> {
+    #[serde(borrow)]
+    pub(super) what: Cow<'a, str>,
+    #[serde(default)]
+    pub(super) on: Vec<i32>,
+    pub(super) t: u64,
+    /// A leader may be cut off and not know that it is deposed: until the cluster is healed its
+    /// readers may be behind, as with Kafka.
+    #[serde(default)]
+    pub(super) stale: bool,
+}
+
+/// How the cluster came back: `ms` after the heal, `left` names what did not.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Live<'a> {
+    pub(super) t: u64,
+    pub(super) ms: u64,
+    #[serde(borrow, default)]
+    pub(super) left: Vec<Cow<'a, str>>,
+}
+
+/// An administrative operation; kept for the timeline.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin<'a> {
+    #[serde(borrow)]
+    pub(super) op: Cow<'a, str>,
+    pub(super) t: (u64, u64),
+    #[serde(borrow)]
+    pub(super) error: Option<Cow<'a, str>>,
+}

@@ -1,0 +1,6 @@
+//! The follower side of replication: replicas that follow each other by direct calls, and a fetcher
+//! that follows a leader over a socket.
+
+mod direct;
+mod fetcher;
+mod world;

@@ -1,0 +1,731 @@
+//! A broker without its sockets: the product's log directory, replicas, metadata loader and flush
+//! queue over a simulated disk and clock. What drivers do in the product, the world's events do
+//! here: registration and heartbeats, following the metadata, upkeep, answering clients.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use bytes::Bytes;
+use futures::channel::oneshot;
+use vltava::{
+    base::{
+        ErrorCode, Mono, NodeId, Now, Offset, Uuid,
+        ports::{Clock, Entropy, Fs},
+    },
+    controller::{
+        Command, Reply,
+        command::{SubmitBody, SubmitCommand},
+    },
+    log::{FileCache, FlushDriver, LogDir},
+    metadata::{Delta, Image, Loader, features},
+    node::loading,
+    pb::controller as pb,
+    replica::{
+        partition::{Committed, Isolation},
+        table::{Acks, Dir, ReplicaTable},
+        upkeep_driver::{self, Work},
+    },
+    testing::{
+        clock::{Seeded, SimEntropy},
+        fs::SimFs,
+    },
+};
+
+use crate::{
+    follow::{Following, Proposals},
+    net::{Key, Message, Place},
+    plan::{MS, SECOND},
+    quorum::SEATS,
+    records,
+    schema::{HEARTBEAT_MS, LAG_MS},
+    world::{EPOCH_MS, Event, World},
+};
+
+const DATA: &str = "/data";
+/// A question to the controller that has no answer after this long is asked again.
+const PATIENCE_US: u64 = HEARTBEAT_MS * MS;
+const UPKEEP_US: u64 = 500 * MS;
+/// A producer's batch waits this long for the other replicas.
+const PRODUCE_TIMEOUT_US: u64 = 1_500 * MS;
+
+/// What happens to a broker.
+#[derive(Debug, Clone)]
+pub enum BrokerEvent {
+    /// It is time for a heartbeat, or for another try to register.
+    Heartbeat,
+    /// A question had no answer for long enough.
+    Unanswered { req: u64 },
+    /// Periodic work on the logs.
+    Upkeep { round: u64 },
+    /// The metadata up to this offset is here.
+    Metadata { offset: i64 },
+    /// The disk has synced what one log asked for.
+    Flush,
+    /// It is time to ask a leader for records.
+    Follow { leader: usize, tick: u64 },
+    /// A leader has not told where its log begins and ends.
+    Unbounded { key: Key, leader_epoch: i32 },
+    /// It is time to look at followers that lag.
+    Isr,
+    /// It is time to send what is to be proposed.
+    Propose,
+}
+
+/// A clock that the world sets.
+#[derive(Debug, Default)]
+pub struct BrokerClock(Mutex<Now>);
+
+impl BrokerClock {
+    fn set(&self, now: Now) {
+        *self.0.lock().unwrap() = now;
+    }
+}
+
+impl Clock for BrokerClock {
+    fn now(&self) -> Now {
+        *self.0.lock().unwrap()
+    }
+}
+
+/// What an answer of the controller is to.
+#[derive(Debug)]
+pub enum Asked {
+    Registration,
+    Heartbeat,
+    /// The command is put to one controller after the other until the deadline.
+    Isr {
+        asked: Proposals,
+        command: Command,
+        deadline: u64,
+    },
+}
+
+/// A batch that waits for other replicas or the disk.
+struct Parked {
+    to: Place,
+    req: u64,
+    key: Key,
+    base: Offset,
+    records: Bytes,
+    all: bool,
+    wait: oneshot::Receiver<Committed>,
+    deadline: u64,
+}
+
+/// What was last seen of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seen {
+    pub leads: bool,
+    pub epoch: i32,
+    pub high_watermark: Offset,
+    pub end: Offset,
+    pub flushed: Offset,
+    /// Up to where its content was compared with what is known to be committed.
+    pub compared: Offset,
+}
+
+/// A broker's process.
+pub struct Life {
+    pub number: u64,
+    incarnation: Uuid,
+    pub table: Arc<ReplicaTable>,
+    flusher: Arc<FlushDriver>,
+    flushing: bool,
+    pub loader: Loader,
+    pub epoch: i64,
+    previous_epoch: i64,
+    pub running: bool,
+    pub stopping: bool,
+    seat: usize,
+    asked: BTreeMap<u64, Asked>,
+    parked: Vec<Parked>,
+    pub following: Following,
+    pub seen: BTreeMap<Key, Seen>,
+    /// Under which epoch it was last looked at as a leader that serves.
+    pub serves: BTreeMap<Key, i32>,
+}
+
+/// A broker's machine.
+pub struct Broker {
+    pub id: NodeId,
+    pub fs: SimFs,
+    pub clock: Arc<BrokerClock>,
+    entropy: Arc<SimEntropy>,
+    dir_id: Uuid,
+    pub life: Option<Life>,
+    lives: u64,
+    born: u64,
+    pub paused_until: u64,
+    drift: i64,
+    pub wall_off_ms: i64,
+    /// A write or sync of its disk is about to fail.
+    pub disk_armed: bool,
+    /// It stopped uncleanly, and is not yet back in every ISR.
+    pub frail: bool,
+    /// What it had published when it ended.
+    published: i64,
+    /// When the active controller heard its last two heartbeats.
+    pub heard_of: [u64; 2],
+    /// How much of each log is on its disk, as far as is known.
+    pub on_disk: BTreeMap<Key, Option<Offset>>,
+}
+
+impl Broker {
+    pub fn new(index: usize, rng: &mut Seeded) -> Self {
+        let fs = SimFs::new(rng.u64());
+        fs.create_dir_all(Path::new(DATA)).unwrap();
+        fs.sync_dir(Path::new("/")).unwrap();
+        let entropy = Arc::new(SimEntropy::new(rng.u64()));
+        Self {
+            id: NodeId(i32::try_from(index).unwrap()),
+            fs,
+            clock: Arc::default(),
+            dir_id: entropy.uuid(),
+            entropy,
+            life: None,
+            lives: 0,
+            born: 0,
+            paused_until: 0,
+            drift: rng.below(100_000) as i64 - 50_000,
+            wall_off_ms: 0,
+            disk_armed: false,
+            frail: false,
+            published: -1,
+            heard_of: [0; 2],
+            on_disk: BTreeMap::new(),
+        }
+    }
+
+    /// The end of its logs as far as a crash leaves them: all that was written, or what is synced.
+    fn remember_logs(&mut self, tail_lost: bool, durable: bool) {
+        let Some(life) = &self.life else { return };
+        for (key, seen) in &life.seen {
+            let known = match (tail_lost, durable) {
+                (false, _) => Some(seen.end),
+                (true, true) => Some(seen.flushed),
+                (true, false) => None,
+            };
+            self.on_disk.insert(*key, known);
+        }
+    }
+}
+
+/// How a process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// `kill -9`: what was written stays.
+    Killed,
+    /// Power cut: unsynced bytes are lost or torn.
+    PowerCut,
+    /// After a controlled shutdown.
+    Clean,
+}
+
+impl World {
+    /// Sets a broker's clock to the present.
+    fn wind(&mut self, b: usize) -> Now {
+        let broker = &self.brokers[b];
+        let lived = i128::from(self.now - broker.born);
+        let us = u64::try_from(lived * i128::from(1_000_000 + broker.drift) / 1_000_000).unwrap();
+        let wall_ms = EPOCH_MS + i64::try_from(self.now / 1000).unwrap() + broker.wall_off_ms;
+        let now = Now { mono: Mono(us * 1000), wall_ms };
+        broker.clock.set(now);
+        now
+    }
+
+    /// Starts a broker's process: opens its directory, loads its logs, takes its part.
+    pub fn start_broker(&mut self, b: usize) {
+        if self.brokers[b].life.is_some() {
+            return;
+        }
+        if self.quorum.image().features().metadata_version().is_none() || !self.is_fed(b) {
+            self.at(200 * MS, Event::Start { broker: b });
+            return;
+        }
+        let end = self.quorum.image().position.offset;
+        let oldest = self.brokers[b].published.max(0);
+        let at = if self.rng.one_in(2) {
+            end
+        } else {
+            self.between(oldest as u64, end as u64 + 1) as i64
+        };
+        let mut image = self.quorum.image_at(at);
+        if image.features().metadata_version().is_none() {
+            image = Arc::clone(self.quorum.image());
+        }
+        self.brokers[b].born = self.now;
+        let now = self.wind(b);
+        if let Err(e) = self.open(b, &image, now) {
+            self.note(format_args!("broker {b} cannot start: {e}"));
+            self.at(SECOND, Event::Start { broker: b });
+            return;
+        }
+        let offset = image.position.offset;
+        self.note(format_args!("broker {b} starts with metadata up to {offset}"));
+        let life = self.brokers[b].lives;
+        let soon = self.between(MS, 20 * MS);
+        self.at(soon, Event::Broker { broker: b, life, event: BrokerEvent::Heartbeat });
+        let look = self.between(0, LAG_MS / 2 * MS);
+        self.at(look, Event::Broker { broker: b, life, event: BrokerEvent::Isr });
+        let upkeep = BrokerEvent::Upkeep { round: 0 };
+        self.at(UPKEEP_US, Event::Broker { broker: b, life, event: upkeep });
+        self.announce(b, end);
+        self.after_broker(b);
+    }
+
+    fn open(&mut self, b: usize, image: &Arc<Image>, now: Now) -> Result<(), String> {
+        let settings = Arc::clone(&self.settings);
+        let broker = &mut self.brokers[b];
+        let files = Arc::new(FileCache::new(64));
+        let (log_dir, mut state) =
+            LogDir::open(Arc::new(broker.fs.clone()), Path::new(DATA), files)
+                .map_err(|e| e.to_string())?;
+        let flusher = Arc::new(FlushDriver::stepped());
+        let dir = Dir {
+            log_dir,
+            id: broker.dir_id,
+            name: DATA.to_owned(),
+            flusher: Arc::clone(&flusher),
+        };
+        let previous_epoch = state.broker_epoch.take().unwrap_or(-1);
+        let clock = Arc::clone(&broker.clock);
+        let entropy = Arc::clone(&broker.entropy);
+        let table = Arc::new(ReplicaTable::new(broker.id, vec![dir], 16, clock, entropy));
+        let mut settings = |_: &str| Arc::clone(&settings);
+        loading::load_all(&table, &[state], image, 0, &mut settings);
+        table.publish(&Delta::between(&Image::default(), image), image, &mut settings);
+        let _ = now;
+        broker.lives += 1;
+        broker.life = Some(Life {
+            number: broker.lives,
+            incarnation: broker.entropy.uuid(),
+            table,
+            flusher,
+            flushing: false,
+            loader: Loader::new(Arc::clone(image)),
+            epoch: -1,
+            previous_epoch,
+            running: false,
+            stopping: false,
+            seat: 0,
+            asked: BTreeMap::new(),
+            parked: Vec::new(),
+            following: Following::default(),
+            seen: BTreeMap::new(),
+            serves: BTreeMap::new(),
+        });
+        Ok(())
+    }
+
+    /// A broker's process ends, and starts again after `down_us`.
+    pub fn end_broker(&mut self, b: usize, how: End, down_us: u64) {
+        let durable = self.plan.durable;
+        self.note_disk(b);
+        let broker = &mut self.brokers[b];
+        if broker.life.is_none() {
+            return;
+        }
+        let tail_lost = how == End::PowerCut;
+        broker.remember_logs(tail_lost, durable);
+        broker.life = None;
+        broker.disk_armed = false;
+        broker.frail |= how != End::Clean;
+        broker.fs = match how {
+            End::PowerCut => broker.fs.crash(),
+            // A clean stop has put everything on disk.
+            End::Clean if self.rng.one_in(2) => broker.fs.crash(),
+            End::Killed | End::Clean => broker.fs.killed(),
+        };
+        broker.paused_until = 0;
+        self.note(format_args!("broker {b} ends: {how:?}"));
+        self.at(down_us, Event::Start { broker: b });
+    }
+
+    /// Something happens to a broker.
+    pub fn broker_event(&mut self, b: usize, life: u64, event: BrokerEvent) {
+        if self.brokers[b].life.as_ref().is_none_or(|l| l.number != life) {
+            return;
+        }
+        self.wind(b);
+        match event {
+            BrokerEvent::Heartbeat => self.speak_up(b),
+            BrokerEvent::Unanswered { req } => self.unanswered(b, req),
+            BrokerEvent::Upkeep { round } => self.upkeep(b, round),
+            BrokerEvent::Metadata { offset } => self.publish(b, offset),
+            BrokerEvent::Flush => {
+                if let Some(l) = &mut self.brokers[b].life {
+                    l.flushing = false;
+                    l.flusher.step();
+                }
+                self.note(format_args!("broker {b} flushed"));
+            }
+            BrokerEvent::Follow { leader, tick } => self.follow(b, leader, tick),
+            BrokerEvent::Unbounded { key, leader_epoch } => {
+                self.bounded(b, key, leader_epoch, Err(ErrorCode::NetworkException));
+            }
+            BrokerEvent::Isr => self.look_after_isr(b),
+            BrokerEvent::Propose => {}
+        }
+        self.after_broker(b);
+    }
+
+    /// A message reaches a broker.
+    pub fn broker_hears(&mut self, b: usize, from: Place, message: Message) {
+        self.wind(b);
+        match message {
+            Message::Produce { req, connection, key, records, all } => {
+                if self.life(b).is_none_or(|l| !l.running) {
+                    self.break_connection(connection);
+                }
+                self.serve_produce(b, from, req, key, records, all);
+            }
+            Message::Read { req, key, from: offset } => self.serve_read(b, from, req, key, offset),
+            Message::Answer { req, reply } => self.answered(b, req, reply),
+            Message::Follow { req, epoch, wanted } => {
+                self.serve_follower(b, from, req, epoch, wanted);
+            }
+            Message::Followed { req, given } => self.followed(b, from, req, given),
+            Message::Bounds { req, key, leader_epoch } => {
+                self.serve_bounds(b, from, req, key, leader_epoch);
+            }
+            Message::Bounded { key, leader_epoch, result, .. } => {
+                self.bounded(b, key, leader_epoch, result);
+            }
+            Message::Ask { .. } | Message::Produced { .. } | Message::ReadBack { .. } => {}
+        }
+        self.after_broker(b);
+    }
+
+    fn life(&mut self, b: usize) -> Option<&mut Life> {
+        self.brokers[b].life.as_mut()
+    }
+
+    // ---- the controller
+
+    pub fn ask(&mut self, b: usize, asked: Asked, command: Command) {
+        let req = self.request();
+        let Some(life) = self.life(b) else { return };
+        life.asked.insert(req, asked);
+        let (seat, number) = (life.seat, life.number);
+        self.send(Place::Broker(b), Place::Seat(seat), Message::Ask { req, command });
+        let event = BrokerEvent::Unanswered { req };
+        self.at(PATIENCE_US, Event::Broker { broker: b, life: number, event });
+    }
+
+    /// Registers, or sends a heartbeat.
+    fn speak_up(&mut self, b: usize) {
+        let (id, dir) = (self.brokers[b].id.0, self.brokers[b].dir_id);
+        let Some(life) = self.life(b) else { return };
+        let bytes = |id: &Uuid| Bytes::copy_from_slice(&id.0);
+        if life.epoch < 0 {
+            let range = |(name, r): (&str, vltava::metadata::VersionRange)| pb::FeatureRange {
+                name: name.to_owned(),
+                min: r.min.into(),
+                max: r.max.into(),
+            };
+            let command = SubmitCommand::RegisterBroker(pb::RegisterBroker {
+                broker_id: id,
+                cluster_id: "cluster".to_owned(),
+                incarnation_id: bytes(&life.incarnation),
+                endpoints: Vec::new(),
+                features: features::supported().map(range).collect(),
+                rack: None,
+                log_dirs: vec![bytes(&dir)],
+                previous_broker_epoch: life.previous_epoch,
+            });
+            self.ask(b, Asked::Registration, Command::Submit(command));
+            return;
+        }
+        let request = pb::HeartbeatRequest {
+            broker_id: id,
+            broker_epoch: life.epoch,
+            metadata_offset: life.loader.image().position.offset,
+            want_fence: false,
+            want_shut_down: life.stopping,
+            offline_log_dirs: Vec::new(),
+            cordoned_log_dirs: None,
+            force_shut_down: false,
+        };
+        self.ask(b, Asked::Heartbeat, Command::Heartbeat(request));
+    }
+
+    fn heartbeat_in(&mut self, b: usize, us: u64) {
+        let Some(life) = self.life(b).map(|l| l.number) else { return };
+        self.at(us, Event::Broker { broker: b, life, event: BrokerEvent::Heartbeat });
+    }
+
+    /// Another controller is asked, after a pause.
+    fn moved(&mut self, b: usize, req: u64) {
+        let Some(life) = self.life(b).map(|l| l.number) else { return };
+        let event = BrokerEvent::Unanswered { req };
+        self.at(20 * MS, Event::Broker { broker: b, life, event });
+    }
+
+    /// No answer came: another controller is asked.
+    fn unanswered(&mut self, b: usize, req: u64) {
+        let Some(life) = self.life(b) else { return };
+        let Some(asked) = life.asked.remove(&req) else { return };
+        life.seat = (life.seat + 1) % SEATS;
+        match asked {
+            Asked::Registration | Asked::Heartbeat => self.heartbeat_in(b, 20 * MS),
+            Asked::Isr { asked, command, deadline } if self.now < deadline => {
+                let again = command.clone();
+                self.ask(b, Asked::Isr { asked, command, deadline }, again);
+            }
+            Asked::Isr { asked, .. } => {
+                self.isr_answered(b, asked, Err(ErrorCode::RequestTimedOut));
+            }
+        }
+    }
+
+    fn answered(&mut self, b: usize, req: u64, reply: Reply) {
+        let Some(life) = self.life(b) else { return };
+        let Some(asked) = life.asked.remove(&req) else { return };
+        if Self::error_of(&reply) == i32::from(ErrorCode::NotController.code()) {
+            let hint = match &reply {
+                Reply::Submit(r) => r.leader,
+                Reply::Heartbeat(r) => r.leader,
+                Reply::Nothing => None,
+            };
+            // One step back, as going on without an answer takes one forward.
+            let hint = hint.map(|h| usize::try_from(h - 1000).unwrap() + SEATS - 1);
+            life.seat = hint.unwrap_or(life.seat) % SEATS;
+            life.asked.insert(req, asked);
+            self.moved(b, req);
+            return;
+        }
+        match (asked, reply) {
+            (Asked::Registration, Reply::Submit(r)) => {
+                if let (0, Some(SubmitBody::RegisterBroker(body))) = (r.error, r.reply)
+                    && body.error == 0
+                {
+                    life.epoch = body.broker_epoch;
+                }
+                self.heartbeat_in(b, 10 * MS);
+            }
+            (Asked::Heartbeat, Reply::Heartbeat(r)) => self.take_heartbeat(b, &r),
+            (Asked::Isr { asked, .. }, reply) => self.isr_replied(b, asked, reply),
+            _ => {}
+        }
+    }
+
+    fn take_heartbeat(&mut self, b: usize, r: &pb::HeartbeatReply) {
+        let Some(life) = self.life(b) else { return };
+        if r.error != 0 {
+            self.heartbeat_in(b, HEARTBEAT_MS * MS);
+        } else if life.stopping && r.should_shut_down {
+            self.stop_cleanly(b);
+        } else if life.stopping {
+            self.heartbeat_in(b, 50 * MS);
+        } else {
+            life.running |= !r.is_fenced;
+            let pause = if r.is_fenced { 50 } else { HEARTBEAT_MS };
+            self.heartbeat_in(b, pause * MS);
+        }
+    }
+
+    fn stop_cleanly(&mut self, b: usize) {
+        if let Some(life) = self.life(b) {
+            let epoch = life.epoch;
+            upkeep_driver::close_clean(&life.table, epoch);
+        }
+        let down = self.between(100 * MS, 2 * SECOND);
+        let marker = Path::new(DATA).join(".kafka_cleanshutdown");
+        let how = match self.brokers[b].fs.stat(&marker) {
+            Ok(Some(_)) => End::Clean,
+            _ => self.end_of_disk(),
+        };
+        self.end_broker(b, how, down);
+    }
+
+    // ---- metadata
+
+    fn publish(&mut self, b: usize, offset: i64) {
+        if !self.is_fed(b) {
+            self.at(
+                100 * MS,
+                Event::Broker {
+                    broker: b,
+                    life: self.brokers[b].life.as_ref().map_or(0, |l| l.number),
+                    event: BrokerEvent::Metadata { offset },
+                },
+            );
+            return;
+        }
+        let settings = Arc::clone(&self.settings);
+        let Some(life) = &mut self.brokers[b].life else { return };
+        let Some(update) = self.quorum.follow(&mut life.loader, offset) else { return };
+        let table = Arc::clone(&life.table);
+        table.publish(&update.delta, &update.image, &mut |_| Arc::clone(&settings));
+        self.brokers[b].published = offset;
+        self.note(format_args!("broker {b} has metadata up to {offset}"));
+    }
+
+    // ---- clients
+
+    fn serve_produce(
+        &mut self,
+        b: usize,
+        to: Place,
+        req: u64,
+        key: Key,
+        records: Bytes,
+        all: bool,
+    ) {
+        let deadline = self.now + PRODUCE_TIMEOUT_US;
+        let Some(life) = self.life(b).filter(|l| l.running) else { return };
+        let Some(slot) = life.table.by_id(key.0, key.1) else {
+            let result = Err(ErrorCode::NotLeaderOrFollower);
+            self.send(Place::Broker(b), to, Message::Produced { req, result });
+            return;
+        };
+        let acks = if all { Acks::All } else { Acks::Leader };
+        let now = life.table.clock.now();
+        match life.table.produce(&slot, &records, acks, 10, now) {
+            Ok((receipt, Some(wait))) => {
+                let base = receipt.base_offset;
+                let parked = Parked { to, req, key, base, records, all, wait, deadline };
+                life.parked.push(parked);
+            }
+            Ok((receipt, None)) => {
+                self.acknowledge(b, to, req, key, receipt.base_offset, &records, all);
+            }
+            Err(refusal) => {
+                self.note(format_args!("refused {req}: {:?} {:?}", refusal.code, refusal.message));
+                let result = Err(refusal.code);
+                self.send(Place::Broker(b), to, Message::Produced { req, result });
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what an acknowledgement is about")]
+    fn acknowledge(
+        &mut self,
+        b: usize,
+        to: Place,
+        req: u64,
+        key: Key,
+        base: Offset,
+        records: &Bytes,
+        all: bool,
+    ) {
+        if all {
+            self.observe(b);
+            self.check_acknowledged(b, key, base, records);
+        }
+        self.send(Place::Broker(b), to, Message::Produced { req, result: Ok(base) });
+    }
+
+    fn serve_read(&mut self, b: usize, to: Place, req: u64, key: Key, offset: Offset) {
+        let Some(life) = self.life(b).filter(|l| l.running) else { return };
+        let now = life.table.clock.now();
+        let slot = life.table.by_id(key.0, key.1);
+        let read = slot.ok_or(ErrorCode::NotLeaderOrFollower).and_then(|slot| {
+            let mut partition = slot.lock();
+            partition.check_leader(-1)?;
+            let found = partition.read(offset, 4096, true, Isolation::ReadUncommitted, now);
+            let found = found.map_err(|r| r.code)?;
+            let mut bytes = Vec::new();
+            for slice in &found.slices {
+                let begin = bytes.len();
+                bytes.resize(begin + slice.len, 0);
+                let read = slice.file.read_exact_at(&mut bytes[begin..], slice.pos);
+                read.map_err(|_| ErrorCode::KafkaStorageError)?;
+            }
+            Ok((bytes, partition.high_watermark()))
+        });
+        if let Ok((bytes, high_watermark)) = &read {
+            self.observe(b);
+            self.check_visible(b, key, offset, bytes, *high_watermark);
+        }
+        let result = read.map(|(bytes, _)| bytes.into());
+        self.send(Place::Broker(b), to, Message::ReadBack { req, result });
+    }
+
+    // ---- what drivers do
+
+    fn upkeep(&mut self, b: usize, round: u64) {
+        let Some(life) = self.life(b) else { return };
+        let (table, number) = (Arc::clone(&life.table), life.number);
+        Work::Tick.run(&table);
+        if round % 4 == 3 {
+            Work::Retention.run(&table);
+            Work::HighWatermarks.run(&table);
+            Work::RecoveryPoints.run(&table);
+            Work::LogStarts.run(&table);
+            Work::Producers.run(&table);
+        }
+        let event = BrokerEvent::Upkeep { round: round + 1 };
+        self.at(UPKEEP_US, Event::Broker { broker: b, life: number, event });
+    }
+
+    /// What follows from anything that happened to a broker: answers that can leave now, syncs that
+    /// were asked for, a directory that failed, and what is to be checked.
+    fn after_broker(&mut self, b: usize) {
+        self.propose_isr(b);
+        self.look_for_leaders(b);
+        self.observe(b);
+        self.release_parked(b);
+        let Some(life) = &mut self.brokers[b].life else { return };
+        let number = life.number;
+        if life.flusher.is_asked() && !life.flushing {
+            life.flushing = true;
+            let takes = self.between(200, 8 * MS);
+            let event = BrokerEvent::Flush;
+            self.at(takes, Event::Broker { broker: b, life: number, event });
+        }
+        self.note_disk(b);
+        let offline = self.brokers[b]
+            .life
+            .as_ref()
+            .is_some_and(|l| l.table.dirs().iter().any(|d| d.log_dir.offline_reason().is_some()));
+        if offline {
+            // Its only directory is gone: the process ends. A disk that failed to write is not
+            // trusted before the machine was started anew.
+            let how = self.end_of_disk();
+            let down = self.between(SECOND, 2 * SECOND);
+            self.end_broker(b, how, down);
+        }
+    }
+
+    /// What a broker's disk was asked to do.
+    fn note_disk(&mut self, b: usize) {
+        for line in self.brokers[b].fs.take_trace() {
+            self.note(format_args!("broker {b} {line}"));
+        }
+    }
+
+    fn release_parked(&mut self, b: usize) {
+        let now = self.now;
+        let Some(life) = self.life(b) else { return };
+        let mut done = Vec::new();
+        life.parked.retain_mut(|p| {
+            let result = match p.wait.try_recv() {
+                Ok(Some(Ok(_))) => Ok(()),
+                Ok(Some(Err(code))) => Err(code),
+                Err(_) => Err(ErrorCode::NotLeaderOrFollower),
+                Ok(None) if p.deadline <= now => Err(ErrorCode::RequestTimedOut),
+                Ok(None) => return true,
+            };
+            done.push((p.to, p.req, p.key, p.base, p.records.clone(), p.all, result));
+            false
+        });
+        for (to, req, key, base, records, all, result) in done {
+            match result {
+                Ok(()) => self.acknowledge(b, to, req, key, base, &records, all),
+                Err(code) => {
+                    let result = Err(code);
+                    self.send(Place::Broker(b), to, Message::Produced { req, result });
+                }
+            }
+        }
+    }
+
+    /// The records of a request, as its sender meant them.
+    pub fn meant(records: &Bytes) -> Vec<records::Rec> {
+        records::decode(records).unwrap_or_default().into_iter().map(|(_, r)| r).collect()
+    }
+}

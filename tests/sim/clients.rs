@@ -1,0 +1,417 @@
+//! Clients: producers that are idempotent and never give up unless told to, consumers that read
+//! every partition from its beginning, and one that asks the controller for topics.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use bytes::Bytes;
+use vltava::{
+    base::{ErrorCode, Offset},
+    controller::{Command, command::SubmitCommand},
+    metadata::Image,
+    pb::controller as pb,
+};
+
+use crate::{
+    net::{Key, Message, Place},
+    oracle::Sent,
+    plan::{MS, SECOND},
+    quorum::SEATS,
+    records,
+    world::{Event, World},
+};
+
+const TOPIC: &str = "t";
+/// A request without an answer is given up after this long.
+const PATIENCE_US: u64 = 2 * SECOND;
+/// Batches that each producer must get through once all faults are over.
+const FRESH: usize = 2;
+
+/// What happens to a client.
+#[derive(Debug, Clone)]
+pub enum ClientEvent {
+    /// It is time to do something.
+    Tick,
+}
+
+struct Batch {
+    number: usize,
+    sequence: i32,
+    records: Bytes,
+    /// All attempts; the last is the one whose refusal counts.
+    reqs: Vec<u64>,
+    sent_at: u64,
+}
+
+/// One producer of one partition.
+pub struct Producer {
+    partition: i32,
+    all: bool,
+    id: i64,
+    epoch: i16,
+    next_sequence: i32,
+    next_number: usize,
+    window: VecDeque<Batch>,
+    leader: Option<usize>,
+    /// What it sends on is in order, or does not arrive.
+    connection: u64,
+    /// When what is under way is to be sent again.
+    resend_at: Option<u64>,
+    /// How often in a row its oldest batch was out of order.
+    out_of_order: usize,
+    fresh: usize,
+    pause_us: u64,
+}
+
+/// One consumer of one partition.
+pub struct Consumer {
+    partition: i32,
+    position: Offset,
+    leader: Option<usize>,
+    waits: Option<(u64, u64)>,
+}
+
+/// See the file's head.
+pub enum Client {
+    Producer(Producer),
+    Consumer(Consumer),
+    Admin,
+}
+
+impl World {
+    pub fn start_clients(&mut self) {
+        self.clients.push(Client::Admin);
+        let partitions = i32::try_from(self.plan.partitions).unwrap();
+        for partition in 0..partitions {
+            for _ in 0..=self.rng.below(2) {
+                let n = self.clients.len();
+                let producer = Producer {
+                    partition,
+                    all: n % self.plan.one_ack_every != 0,
+                    id: 1000 + n as i64,
+                    epoch: 0,
+                    next_sequence: 0,
+                    next_number: 0,
+                    window: VecDeque::new(),
+                    leader: None,
+                    connection: 0,
+                    resend_at: None,
+                    out_of_order: 0,
+                    fresh: FRESH,
+                    pause_us: self.between(20 * MS, 120 * MS),
+                };
+                self.clients.push(Client::Producer(producer));
+            }
+            let consumer = Consumer { partition, position: 0, leader: None, waits: None };
+            self.clients.push(Client::Consumer(consumer));
+        }
+        for client in 0..self.clients.len() {
+            self.at(500 * MS + client as u64, Event::Client { client, event: ClientEvent::Tick });
+        }
+    }
+
+    /// The partition that a client means, once it exists.
+    fn key_of(&self, partition: i32) -> Option<Key> {
+        let topic = self.quorum.image().topics().by_name(TOPIC)?;
+        topic.partition(partition).map(|_| (topic.id, partition))
+    }
+
+    /// Whom some broker that can be reached names as the leader: it may be out of date.
+    fn ask_leader(&mut self, client: usize, key: Key) -> Option<usize> {
+        let b = self.rng.below(self.brokers.len());
+        let (me, it) = (Place::Client(client), Place::Broker(b));
+        if self.net.is_cut(me, it) || self.net.is_cut(it, me) {
+            return None;
+        }
+        let life = self.brokers[b].life.as_ref().filter(|l| l.running)?;
+        let image: &Image = life.loader.image();
+        let leader = image.topics().partition(key.0, key.1)?.leader?;
+        Some(self.index_of(leader))
+    }
+
+    pub fn client_event(&mut self, client: usize, event: ClientEvent) {
+        let ClientEvent::Tick = event;
+        let mut taken = std::mem::replace(&mut self.clients[client], Client::Admin);
+        let pause = match &mut taken {
+            Client::Producer(p) => self.produce(client, p),
+            Client::Consumer(c) => self.consume(client, c),
+            Client::Admin => self.administrate(client),
+        };
+        self.clients[client] = taken;
+        self.at(pause, Event::Client { client, event: ClientEvent::Tick });
+    }
+
+    pub fn client_hears(&mut self, client: usize, message: Message) {
+        let mut taken = std::mem::replace(&mut self.clients[client], Client::Admin);
+        match (&mut taken, message) {
+            (Client::Producer(p), Message::Produced { req, result }) => {
+                self.produced(p, req, result);
+            }
+            (Client::Consumer(c), Message::ReadBack { req, result }) => {
+                self.consumed(c, req, result);
+            }
+            _ => {}
+        }
+        self.clients[client] = taken;
+    }
+
+    // ---- producers
+
+    fn produce(&mut self, client: usize, p: &mut Producer) -> u64 {
+        let pause = p.pause_us / 2 + self.between(0, p.pause_us);
+        let Some(key) = self.key_of(p.partition) else { return pause };
+        if p.leader.is_none() {
+            p.leader = self.ask_leader(client, key);
+            p.connection = self.request();
+        }
+        let Some(leader) = p.leader else { return pause };
+        let waits = p.resend_at.is_none();
+        if waits && p.window.iter().any(|b| b.sent_at + PATIENCE_US < self.now) {
+            p.leader = None;
+            p.resend_at.get_or_insert(self.now);
+            return 20 * MS;
+        }
+        let to = Place::Broker(leader);
+        if let Some(at) = p.resend_at {
+            if at <= self.now {
+                p.resend_at = None;
+                for n in 0..p.window.len() {
+                    self.send_batch(client, to, key, p, n);
+                }
+            }
+            return pause;
+        }
+        let healing = self.healing_since.is_some();
+        // A broker remembers five batches: whoever runs ahead of that cannot try again.
+        let oldest = p.window.front().map_or(p.next_number, |b| b.number);
+        if p.next_number - oldest >= self.plan.window || (healing && p.fresh == 0) {
+            return pause;
+        }
+        if healing {
+            p.fresh -= 1;
+        }
+        self.make_batch(p);
+        self.send_batch(client, to, key, p, p.window.len() - 1);
+        pause
+    }
+
+    fn make_batch(&mut self, p: &mut Producer) {
+        let count = 1 + self.rng.below(3);
+        let from = self.oracle.sent.len() as u64;
+        for n in 0..count {
+            let sequence = p.next_sequence + i32::try_from(n).unwrap();
+            self.oracle.sent.push(Sent { producer: p.id, epoch: p.epoch, sequence });
+        }
+        let records = records::batch(from, count, p.id, p.epoch, p.next_sequence);
+        let sequence = p.next_sequence;
+        let number = p.next_number;
+        p.next_number += 1;
+        p.window.push_back(Batch {
+            number,
+            sequence,
+            records,
+            reqs: Vec::new(),
+            sent_at: self.now,
+        });
+        p.next_sequence += i32::try_from(count).unwrap();
+    }
+
+    fn send_batch(&mut self, client: usize, to: Place, key: Key, p: &mut Producer, n: usize) {
+        let req = self.request();
+        let batch = &mut p.window[n];
+        batch.reqs.push(req);
+        batch.sent_at = self.now;
+        let records = batch.records.clone();
+        let (connection, all) = (p.connection, p.all);
+        let message = Message::Produce { req, connection, key, records, all };
+        self.send(Place::Client(client), to, message);
+    }
+
+    fn produced(&mut self, p: &mut Producer, req: u64, result: Result<Offset, ErrorCode>) {
+        let Some(n) = p.window.iter().position(|b| b.reqs.contains(&req)) else { return };
+        match result {
+            Ok(_) => {
+                p.out_of_order = 0;
+                p.window.remove(n);
+            }
+            Err(_) if p.window[n].reqs.last() != Some(&req) => {}
+            Err(ErrorCode::OutOfOrderSequenceNumber) if n == 0 && p.out_of_order > 8 => {
+                // With acks=1 what it was told may be gone with a leader. And of the batches before
+                // a snapshot a broker that starts anew remembers only the last, as Kafka's does:
+                // the others are known to be written, but not where.
+                self.give_up(p);
+            }
+            Err(code) => {
+                if code == ErrorCode::InvalidProducerEpoch {
+                    let text = format!("producer {} is fenced in its own epoch", p.id);
+                    self.violate("sequences", text);
+                }
+                if code == ErrorCode::OutOfOrderSequenceNumber && n == 0 {
+                    p.out_of_order += 1;
+                }
+                if code != ErrorCode::NotEnoughReplicas {
+                    p.leader = None;
+                }
+                let pause = self.between(20 * MS, 100 * MS);
+                p.resend_at.get_or_insert(self.now + pause);
+            }
+        }
+    }
+
+    /// Begins anew under the next epoch. What is under way may or may not be written.
+    fn give_up(&mut self, p: &mut Producer) {
+        p.window.clear();
+        (p.resend_at, p.leader, p.out_of_order) = (None, None, 0);
+        p.epoch += 1;
+        p.next_sequence = 0;
+        self.note(format_args!("producer {} goes on in epoch {}", p.id, p.epoch));
+    }
+
+    /// Some producer gives up.
+    pub fn one_gives_up(&mut self) {
+        let client = self.rng.below(self.clients.len());
+        let mut taken = std::mem::replace(&mut self.clients[client], Client::Admin);
+        if let Client::Producer(p) = &mut taken {
+            self.give_up(p);
+        }
+        self.clients[client] = taken;
+    }
+
+    /// Whether the producer of that id writes with acks=all.
+    pub fn waits_for_all(&self, id: i64) -> bool {
+        self.clients.iter().any(|c| matches!(c, Client::Producer(p) if p.id == id && p.all))
+    }
+
+    // ---- consumers
+
+    fn consume(&mut self, client: usize, c: &mut Consumer) -> u64 {
+        let pause = self.between(20 * MS, 100 * MS);
+        let Some(key) = self.key_of(c.partition) else { return pause };
+        if c.waits.is_some_and(|(_, since)| since + PATIENCE_US < self.now) {
+            (c.waits, c.leader) = (None, None);
+        }
+        if c.waits.is_some() {
+            return pause;
+        }
+        if c.leader.is_none() {
+            c.leader = self.ask_leader(client, key);
+        }
+        let Some(leader) = c.leader else { return pause };
+        let req = self.request();
+        c.waits = Some((req, self.now));
+        let message = Message::Read { req, key, from: c.position };
+        self.send(Place::Client(client), Place::Broker(leader), message);
+        pause
+    }
+
+    fn consumed(&mut self, c: &mut Consumer, req: u64, result: Result<Bytes, ErrorCode>) {
+        if c.waits.is_none_or(|(waits, _)| waits != req) {
+            return;
+        }
+        c.waits = None;
+        let Ok(bytes) = result else {
+            c.leader = None;
+            return;
+        };
+        let Ok(found) = records::decode(&bytes) else { return };
+        for (offset, _) in found {
+            if offset > c.position {
+                let text = format!("a consumer at {} is given {offset}", c.position);
+                self.violate("visible", text);
+            }
+            c.position = c.position.max(offset + 1);
+        }
+    }
+
+    // ---- the controller's client
+
+    fn administrate(&mut self, client: usize) -> u64 {
+        if self.quorum.image().topics().by_name(TOPIC).is_none() {
+            let topic = pb::CreatableTopic {
+                name: TOPIC.to_owned(),
+                num_partitions: i32::try_from(self.plan.partitions).unwrap(),
+                replication_factor: i32::try_from(self.plan.factor).unwrap(),
+                ..pb::CreatableTopic::default()
+            };
+            let create = pb::CreateTopics { topics: vec![topic], ..pb::CreateTopics::default() };
+            self.command(client, SubmitCommand::CreateTopics(create));
+        }
+        200 * MS
+    }
+
+    fn command(&mut self, client: usize, command: SubmitCommand) {
+        let req = self.request();
+        let seat = self.quorum.leader.unwrap_or_else(|| self.rng.below(SEATS));
+        let command = Command::Submit(command);
+        self.send(Place::Client(client), Place::Seat(seat), Message::Ask { req, command });
+    }
+
+    /// Asks for some change of the cluster.
+    pub fn one_asks_for_a_change(&mut self) {
+        let (client, n) = (0, self.rng.below(3));
+        let image = Arc::clone(self.quorum.image());
+        let Some(topic) = image.topics().by_name(TOPIC) else { return };
+        match n {
+            // Other topics come and go beside the one that matters.
+            0 => {
+                let name = format!("other-{}", self.rng.below(3));
+                if let Some(id) = image.topics().id_of(&name) {
+                    let topic_ids = vec![Bytes::copy_from_slice(&id.0)];
+                    let delete = pb::DeleteTopics { topic_ids };
+                    self.command(client, SubmitCommand::DeleteTopics(delete));
+                } else {
+                    let topic = pb::CreatableTopic {
+                        name,
+                        num_partitions: 2,
+                        replication_factor: i32::try_from(self.plan.factor).unwrap(),
+                        ..pb::CreatableTopic::default()
+                    };
+                    let create =
+                        pb::CreateTopics { topics: vec![topic], ..pb::CreateTopics::default() };
+                    self.command(client, SubmitCommand::CreateTopics(create));
+                }
+            }
+            _ => {
+                let count = topic.partition_count() + 1;
+                let topic = pb::CreatePartitionsTopic {
+                    name: TOPIC.to_owned(),
+                    count: count.min(6),
+                    ..pb::CreatePartitionsTopic::default()
+                };
+                let create =
+                    pb::CreatePartitions { topics: vec![topic], ..pb::CreatePartitions::default() };
+                self.command(client, SubmitCommand::CreatePartitions(create));
+            }
+        }
+    }
+
+    /// What clients still lack once all faults are over.
+    pub fn clients_lack(&self) -> Option<String> {
+        for client in &self.clients {
+            match client {
+                Client::Producer(p) => {
+                    if let Some(batch) = p.window.front() {
+                        let (id, sequence, tries) = (p.id, batch.sequence, batch.reqs.len());
+                        return Some(format!(
+                            "batch {sequence} of producer {id} (partition {}) is not acknowledged \
+                             after {tries} tries",
+                            p.partition
+                        ));
+                    }
+                    if p.fresh > 0 {
+                        return Some(format!("producer {} has not written afresh", p.id));
+                    }
+                }
+                Client::Consumer(c) => {
+                    let key = self.key_of(c.partition)?;
+                    let end = self.oracle.committed_end(key);
+                    if c.position < end {
+                        let at = c.position;
+                        return Some(format!("a consumer of {key:?} is at {at} of {end}"));
+                    }
+                }
+                Client::Admin => {}
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,42 @@
+//! `agreement`: what lies below any replica's high watermark is the same on all, for ever.
+
+use crate::{oracle::Sight, world::World};
+
+const ID: &str = "agreement";
+
+impl World {
+    pub fn compare_committed(&mut self, b: usize, sight: &Sight) {
+        let (key, to) = (sight.key, sight.now.high_watermark);
+        let from = sight.now.compared.min(sight.now.end);
+        if from >= to || self.failed.is_some() {
+            return;
+        }
+        let content = self.content(b, &sight.slot, from, to);
+        let mut next = from;
+        for (offset, rec) in content {
+            if offset != next {
+                self.violate(ID, format!("broker {b} {key:?}: {offset} follows {next}"));
+                return;
+            }
+            next += 1;
+            let known = self.oracle.committed.entry(key).or_default();
+            match known.get(usize::try_from(offset).unwrap()).copied() {
+                None => {
+                    known.push(rec);
+                    self.check_known(key, offset, rec.value, "committed");
+                    self.check_sent(key, offset, rec);
+                }
+                Some(other) if other != rec => {
+                    let text =
+                        format!("broker {b} {key:?} at {offset}: {rec:?}, elsewhere {other:?}");
+                    self.violate(ID, text);
+                    return;
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some(seen) = self.brokers[b].life.as_mut().and_then(|l| l.seen.get_mut(&key)) {
+            seen.compared = next;
+        }
+    }
+}

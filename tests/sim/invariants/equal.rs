@@ -1,0 +1,50 @@
+//! `equal`: once the cluster is whole and quiet, the replicas of a partition are equal byte for
+//! byte, and hold all that was committed and acknowledged, once and in order.
+
+use vltava::base::Offset;
+
+use crate::{net::Key, records, world::World};
+
+const ID: &str = "equal";
+
+impl World {
+    /// Everything that can be said at any time.
+    pub fn check_all(&mut self) {
+        self.check_sessions();
+    }
+
+    pub fn check_at_the_end(&mut self) {
+        for (key, log) in self.oracle.committed.clone() {
+            self.check_sequences(key, &log);
+            let end = log.len() as Offset;
+            let acked = self.oracle.acked.get(&key).and_then(|a| a.last_key_value());
+            if acked.is_some_and(|(last, _)| *last >= end) {
+                self.violate(ID, format!("{key:?} ends at {end}, {acked:?} was acknowledged"));
+            }
+            self.check_replicas(key, end);
+        }
+    }
+
+    fn check_replicas(&mut self, key: Key, end: Offset) {
+        let image = self.quorum.image().clone();
+        let Some(p) = image.topics().partition(key.0, key.1) else { return };
+        let mut first: Option<(usize, Vec<u8>)> = None;
+        for replica in p.replicas.iter() {
+            let b = self.index_of(*replica);
+            let Some(life) = &self.brokers[b].life else { continue };
+            let Some(slot) = life.table.by_id(key.0, key.1) else { continue };
+            let now = life.table.clock.now();
+            let bytes = records::log_bytes(&mut slot.lock(), 0, end, now);
+            match (bytes, &first) {
+                (Err(e), _) => self.violate(ID, format!("broker {b} {key:?}: {e}")),
+                (Ok(bytes), None) => first = Some((b, bytes)),
+                (Ok(bytes), Some((other, whole))) if bytes != *whole => {
+                    let at = bytes.iter().zip(whole).take_while(|(a, b)| a == b).count();
+                    let text = format!("{key:?} on brokers {other} and {b} differs at byte {at}");
+                    self.violate(ID, text);
+                }
+                (Ok(_), Some(_)) => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! `sequences`: of an idempotent producer every batch is in the log at most once, in order, and
+//! nothing of a superseded epoch follows what its successor wrote. Where every batch is
+//! acknowledged by all, none is missing in between.
+
+use std::collections::BTreeMap;
+
+use crate::{net::Key, records::Rec, world::World};
+
+const ID: &str = "sequences";
+
+impl World {
+    pub fn check_sequences(&mut self, key: Key, log: &[Rec]) {
+        let mut last: BTreeMap<i64, (i16, i32)> = BTreeMap::new();
+        for (offset, rec) in log.iter().enumerate() {
+            let is = (rec.producer_epoch, rec.sequence);
+            let before = last.insert(rec.producer, is);
+            let complete = self.waits_for_all(rec.producer);
+            let fits = match before {
+                // A broker that does not know a producer takes whatever it begins with, as Kafka's
+                // does: its first batch may have been refused while the second was on its way.
+                None => true,
+                Some((epoch, _)) if epoch > is.0 => false,
+                Some((epoch, _)) if epoch < is.0 => rec.sequence == 0 || !complete,
+                Some((_, sequence)) if complete => rec.sequence == sequence + 1,
+                Some((_, sequence)) => rec.sequence > sequence,
+            };
+            if !fits {
+                let text = format!("{key:?} at {offset}: {rec:?} follows {before:?}");
+                self.violate(ID, text);
+                return;
+            }
+        }
+    }
+}
