@@ -30,7 +30,8 @@ class Disk:
         self.root.mkdir(parents=True)
         with open(self.image, "wb") as image:
             image.truncate(size)
-        run("mkfs.ext4", "-q", "-F", self.image)
+        # No blocks kept back for root: the nodes may be root.
+        run("mkfs.ext4", "-q", "-F", "-m", "0", self.image)
         self.mount()
 
     def mount(self):

@@ -31,8 +31,20 @@ fn tool(name: &str, args: &[&str]) -> Command {
 }
 
 impl Node {
-    /// A node of `roles`; the other half is another process.
-    fn start(dir: &Path, id: u16, roles: &str, (port, controller): (u16, u16)) -> Self {
+    /// A node of `roles` in a quorum of node 1 alone; the other half may be another process.
+    fn start(dir: &Path, id: u16, roles: &str, ports: (u16, u16)) -> Self {
+        let quorum = format!("controller.quorum.voters=1@127.0.0.1:{}", ports.1);
+        Self::start_in(&quorum, dir, id, roles, ports, &[])
+    }
+
+    fn start_in(
+        quorum: &str,
+        dir: &Path,
+        id: u16,
+        roles: &str,
+        (port, controller): (u16, u16),
+        format: &[&str],
+    ) -> Self {
         let listeners = match roles {
             "controller" => format!("CONTROLLER://127.0.0.1:{controller}"),
             "broker" => format!("PLAINTEXT://127.0.0.1:{port}"),
@@ -41,7 +53,7 @@ impl Node {
         let file = dir.join(format!("{id}.properties"));
         let text = format!(
             "process.roles={roles}\nnode.id={id}\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\nlisteners={listeners}\n\
+             {quorum}\nlisteners={listeners}\n\
              controller.listener.names=CONTROLLER\nlog.dirs={}\n\
              offsets.topic.replication.factor=1\nvltava.log.file={}\n",
             dir.join(format!("data-{id}")).display(),
@@ -49,7 +61,7 @@ impl Node {
         );
         fs::write(&file, text).unwrap();
         let file = file.to_str().unwrap();
-        let format = ["format", "-t", CLUSTER, "-c", file];
+        let format = [&["format", "-t", CLUSTER, "-c", file], format].concat();
         assert!(tool("kafka-storage.sh", &format).output().unwrap().status.success());
         let start = || tool("kafka-server-start.sh", &[file]);
         let process = start().stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
@@ -106,7 +118,7 @@ fn life_of_a_topic(node: &Node) {
     assert_eq!(text(topics(node, "--list")), "\n");
     let create = "--create --topic t.1 --partitions 2 --replication-factor 1 \
                   --config retention.ms=1000 --config min.insync.replicas=1";
-    let text_of = |args| text(topics(node, args));
+    let text_of = |args: &str| text(topics(node, args));
     let created = text_of(create);
     let (warning, done) = created.split_once('\n').unwrap();
     assert!(warning.starts_with("WARNING: Due to limitations in metric names"), "{created}");
@@ -136,7 +148,7 @@ fn life_of_a_topic(node: &Node) {
     assert_eq!(lines.len(), 3);
     assert_eq!(text_of(&format!("--describe --topic-id {id}")), described);
     assert_eq!(text_of("--describe --under-replicated-partitions"), "");
-    assert_eq!(text_of("--describe --topics-with-overrides").lines().count(), 1);
+    assert_eq!(text_of("--describe --topics-with-overrides").lines().count(), 2);
 
     assert_eq!(text_of("--alter --topic t.1 --partitions 3"), "");
     assert_eq!(text_of("--describe --topic t.1").lines().count(), 4);
@@ -203,7 +215,7 @@ fn one_node_tells_of_itself_by_both_listeners() {
     quorum_as_told_by(["--bootstrap-server", &servers], &node, 0);
     quorum_as_told_by(["--bootstrap-controller", &controllers], &node, 0);
 
-    let endpoints = |args| run("kafka-cluster.sh", args);
+    let endpoints = |args: &[&str]| run("kafka-cluster.sh", args);
     let brokers = endpoints(&["list-endpoints", "--bootstrap-server", &servers]);
     let rows: Vec<Vec<&str>> = brokers.lines().map(|l| l.split_whitespace().collect()).collect();
     assert_eq!(rows[0], ["ID", "HOST", "PORT", "RACK", "STATE", "ENDPOINT_TYPE"]);
@@ -233,6 +245,59 @@ fn a_broker_forwards_to_a_controller_of_its_own_process() {
     quorum_as_told_by(["--bootstrap-controller", &controllers], &broker, 1);
     let created = topics(&broker, "--create --topic t --partitions 1");
     assert_eq!(text(created), "Created topic t.\n");
+}
+
+/// The rows of `describe --replication`: id, directory, status.
+fn members(connection: [&str; 2]) -> Vec<[String; 3]> {
+    let describe = ["describe", "--replication"];
+    let table = run("kafka-metadata-quorum.sh", &[&connection[..], &describe].concat());
+    let rows = table.lines().skip(1).map(|l| l.split('\t').map(str::trim).collect::<Vec<_>>());
+    rows.map(|r| [r[0].to_owned(), r[1].to_owned(), r[6].to_owned()]).collect()
+}
+
+#[test]
+fn a_controller_is_added_and_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = ((free_port(), free_port()), (0, free_port()));
+    let quorum = format!("controller.quorum.bootstrap.servers=127.0.0.1:{}", first.1);
+    let roles = "broker,controller";
+    let one = Node::start_in(&quorum, dir.path(), 1, roles, first, &["--standalone"]);
+    let waits = ["--no-initial-controllers"];
+    let _two = Node::start_in(&quorum, dir.path(), 2, "controller", second, &waits);
+    let (servers, controllers) = (one.servers(), one.controllers());
+    let by = [["--bootstrap-server", &servers], ["--bootstrap-controller", &controllers]];
+    let status = |id: &str, status: &str| {
+        let found = members(by[0]).into_iter().find(|m| m[0] == id);
+        found.is_some_and(|m| m[2] == status)
+    };
+    let await_status = |id: &str, wanted: &str| {
+        let begun = Instant::now();
+        while !status(id, wanted) {
+            assert!(begun.elapsed() < PATIENCE, "{:?}", members(by[0]));
+            sleep(Duration::from_millis(20));
+        }
+    };
+    let file = dir.path().join("2.properties");
+    let file = ["--command-config", file.to_str().unwrap()];
+    let quorum =
+        |by: [&str; 2], args: &[&str]| run("kafka-metadata-quorum.sh", &[&by[..], args].concat());
+    for by in by {
+        await_status("2", "Observer");
+        let added = quorum(by, &[&file[..], &["add-controller"]].concat());
+        let members = members(by);
+        let [_, directory, status] = members.iter().find(|m| m[0] == "2").unwrap();
+        assert_eq!(status, "Follower");
+        let endpoint = format!("CONTROLLER://127.0.0.1:{}", second.1);
+        assert_eq!(
+            added,
+            format!("Added controller 2 with directory id {directory} and endpoints: {endpoint}\n")
+        );
+        let twice = [&by[..], &file, &["add-controller"]].concat();
+        assert!(refused("kafka-metadata-quorum.sh", &twice).contains("already part of the set"));
+        let removed = quorum(by, &["remove-controller", "-i", "2", "-d", directory]);
+        let text = format!("Removed  KRaft controller 2 with directory id {directory}\n");
+        assert_eq!(removed, text);
+    }
 }
 
 #[test]

@@ -219,9 +219,18 @@ impl Admin {
         }
     }
 
-    fn topics(&self) -> usize {
-        let metadata = self.admin.inner().fetch_metadata(None, PATIENCE).unwrap();
-        metadata.topics().len()
+    /// Waits until so many topics are listed: any broker may answer, also one that is about to hear
+    /// of the last one.
+    fn await_topics(&self, count: usize) {
+        let start = Instant::now();
+        loop {
+            let metadata = self.admin.inner().fetch_metadata(None, PATIENCE).unwrap();
+            if metadata.topics().len() == count {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{} topics", metadata.topics().len());
+            sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits until so many brokers are listed.
@@ -268,7 +277,7 @@ fn survives(roles: &[Roles]) {
     println!("CreateTopics after a clean stop of the active controller: {took:?}");
     let status = cluster.nodes[again].process.take().unwrap().wait().unwrap();
     assert!(status.success(), "a clean stop exits with 0");
-    assert_eq!(admin.topics(), 5);
+    admin.await_topics(5);
     assert_ne!(cluster.active(), again);
 }
 
@@ -329,7 +338,7 @@ fn a_dynamic_quorum_grows_from_one_formatted_node() {
     assert_ne!(cluster.active(), 0);
     cluster.nodes[0].start();
     cluster.nodes[0].await_serving();
-    assert_eq!(cluster.admin().topics(), 2);
+    cluster.admin().await_topics(2);
 }
 
 /// Waits until what a node logged contains `text`.

@@ -21,6 +21,8 @@ const SAMPLES: u64 = 60;
 
 /// Versions of Kafka 4.3.1 that `kafka-protocol` does not know; these make round trips only.
 const OURS_ALONE: &[(&str, i16)] = &[
+    ("AddRaftVoterRequest", 1),
+    ("AddRaftVoterResponse", 1),
     ("DescribeLogDirsRequest", 5),
     ("DescribeLogDirsResponse", 5),
     ("ListOffsetsRequest", 11),

@@ -74,6 +74,9 @@ struct LoadArgs {
     /// How long an unanswered record is tried again, in milliseconds.
     #[arg(long, default_value_t = 60_000)]
     patience_ms: u64,
+    /// What librdkafka's producers tell on standard error: its `debug` contexts (eos,msg).
+    #[arg(long, default_value = "")]
+    debug: String,
     #[arg(long)]
     history: PathBuf,
 }

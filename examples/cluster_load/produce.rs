@@ -11,6 +11,7 @@ use std::{
 
 use rdkafka::{
     ClientConfig, ClientContext, Message as _,
+    config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{DeliveryResult, Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
@@ -46,6 +47,10 @@ impl Outcomes {
 }
 
 impl ClientContext for Outcomes {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
+        eprintln!("{} {}/{} {facility} {text}", self.recorder.now(), self.run, self.producer);
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         // Lost connections are the point of the rounds; a fatal error ends an idempotent producer.
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::Fatal) {
@@ -144,7 +149,11 @@ pub(crate) fn produce(
 }
 
 fn client(args: &LoadArgs, outcomes: Outcomes) -> anyhow::Result<BaseProducer<Outcomes>> {
-    Ok(ClientConfig::new()
+    let mut config = ClientConfig::new();
+    if !args.debug.is_empty() {
+        config.set("debug", &args.debug).set_log_level(RDKafkaLogLevel::Debug);
+    }
+    Ok(config
         .set("bootstrap.servers", &args.bootstrap)
         .set("enable.idempotence", "true")
         .set("acks", "all")

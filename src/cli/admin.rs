@@ -150,7 +150,7 @@ impl Admin {
             Bootstrap::Controllers(text) => ("bootstrap.controllers", text, true),
         };
         let addresses = text.split(',').map(str::trim).filter(|t| !t.is_empty());
-        let addresses: Result<Vec<_>, String> = addresses.map(endpoint::parse_host_port).collect();
+        let addresses: Result<Vec<_>, String> = addresses.map(endpoint::parse_reachable).collect();
         let bootstrap =
             addresses.map_err(|e| AdminError::Usage(format!("Invalid url in {key}: {e}")))?;
         if bootstrap.is_empty() {

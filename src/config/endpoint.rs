@@ -184,6 +184,21 @@ fn ip_pair(a: &Endpoint, b: &Endpoint) -> bool {
     matches!((a, b), (Ok(a), Ok(b)) if a.is_ipv4() != b.is_ipv4())
 }
 
+/// Reads the `host:port` of another node, to connect to: both are needed.
+///
+/// # Errors
+/// The rule that `text` breaks.
+pub fn parse_reachable(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = parse_host_port(text)?;
+    if host.is_empty() {
+        return Err(format!("\"{text}\" is not of the form host:port"));
+    }
+    if host == "0.0.0.0" || port == 0 {
+        return Err(format!("\"{text}\" is no address that another node can reach"));
+    }
+    Ok((host, port))
+}
+
 /// Reads one entry of `controller.quorum.voters`.
 ///
 /// # Errors
@@ -195,13 +210,7 @@ pub fn parse_voter(text: &str) -> Result<Voter, String> {
     if id < 0 {
         return Err(format!("the id of \"{text}\" must be at least 0"));
     }
-    let (host, port) = parse_host_port(address.trim())?;
-    if host.is_empty() {
-        return Err(shape());
-    }
-    if host == "0.0.0.0" {
-        return Err("a voter cannot have the address 0.0.0.0, which nobody can reach".to_owned());
-    }
+    let (host, port) = parse_reachable(address.trim())?;
     Ok(Voter { id: NodeId(id), host, port })
 }
 

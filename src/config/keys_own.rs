@@ -6,7 +6,8 @@ use super::keys::{Key, NULL, boolean, int, long, string};
 pub(super) const KEYS: &[Key] = &[
     string("vltava.listener.tcp.congestion.control", NULL).doc(
         "TCP congestion control of accepted connections, such as `reno`; the system's own when not \
-         set, and `reno` for peers on the same machine; may be set for one listener with its prefix.",
+         set, and `reno` for peers on the same machine; may be set for one listener with its \
+         prefix.",
     ),
     int("vltava.listener.spin.us", Some("100")).range(0, 1000).doc(
         "Microseconds for which one thread looks for the next small request of a client that sends \

@@ -195,6 +195,10 @@ fn check_ids(config: &ServerConfig, out: &mut Collector<'_>) {
     out.require(ids.len() == config.voters.len(), "controller.quorum.voters", || {
         "two voters have the same id".to_owned()
     });
+    let places: BTreeSet<_> = config.voters.iter().map(|v| (&v.host, v.port)).collect();
+    out.require(places.len() == config.voters.len(), "controller.quorum.voters", || {
+        "two voters have the same address".to_owned()
+    });
     let voter = ids.contains(&config.node_id);
     if config.roles.controller {
         out.require(ids.is_empty() || voter, "controller.quorum.voters", || {
@@ -423,6 +427,13 @@ pub(super) fn warnings(config: &ServerConfig) -> Vec<String> {
             "broker.heartbeat.interval.ms={beat}: is more than half of broker.session.timeout.ms \
              ({session}); brokers may be fenced while they are well"
         ));
+    }
+    if !config.voters.is_empty() && !config.bootstrap_servers.is_empty() {
+        out.push(
+            "controller.quorum.bootstrap.servers: is not used, because controller.quorum.voters \
+             is set"
+                .to_owned(),
+        );
     }
     let fixed = &config.layers.fixed;
     if config.roles.broker && !config.roles.controller {

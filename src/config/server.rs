@@ -234,7 +234,7 @@ impl Parsed {
         let map = out.ok("listener.security.protocol.map", roles::protocol_map(layers));
         let voters = out.each("controller.quorum.voters", endpoint::parse_voter);
         let bootstrap_servers =
-            out.each("controller.quorum.bootstrap.servers", endpoint::parse_host_port);
+            out.each("controller.quorum.bootstrap.servers", endpoint::parse_reachable);
         let limits = endpoint::parse_ip_limits(&layers.text("max.connections.per.ip.overrides"));
         let ip_limits = out.ok("max.connections.per.ip.overrides", limits);
         let log_dirs = roles::log_dirs(out);
@@ -370,6 +370,14 @@ mod tests {
             (COMBINED, none, "one of controller.quorum.voters and controller.quorum.bootstrap"),
             (COMBINED, "node.id=5", "must contain this controller (node.id 5)"),
             (COMBINED, "controller.quorum.voters=1@a:1,1@b:1", "two voters have the same id"),
+            (COMBINED, "controller.quorum.voters=1@a:1,2@a:1", "two voters have the same address"),
+            (COMBINED, "controller.quorum.voters=1@a:0", "no address that another node can reach"),
+            (COMBINED, "controller.quorum.voters=1@0.0.0.0:1", "another node can reach"),
+            (COMBINED, "controller.quorum.voters=1-a:1", "is not of the form id@host:port"),
+            (COMBINED, "controller.quorum.voters=1@a", "\"a\" is not of the form host:port"),
+            (COMBINED, "controller.quorum.voters=1@a:99999", "is not a port from 0 to 65535"),
+            (COMBINED, "controller.quorum.bootstrap.servers=:1", "not of the form host:port"),
+            (COMBINED, "controller.quorum.bootstrap.servers=a:0", "another node can reach"),
             (COMBINED, "listeners=PLAINTEXT://:9092", "CONTROLLER is not in listeners"),
             (COMBINED, "listeners=CONTROLLER://:9093", "no broker listener is left"),
             (COMBINED, "listeners=A://:1", "listener A has no protocol"),
@@ -408,7 +416,10 @@ mod tests {
         }
         assert!(load(COMBINED, "listeners=PLAINTEXT://:1,CONTROLLER://0.0.0.0:2").is_ok());
         let dynamic = format!("{none}\ncontroller.quorum.bootstrap.servers=localhost:9093");
-        assert!(load(COMBINED, &dynamic).is_ok());
+        assert!(load(COMBINED, &dynamic).unwrap().1.is_empty());
+        let both = "controller.quorum.bootstrap.servers=localhost:9093";
+        let warnings = load(COMBINED, both).unwrap().1;
+        assert!(warnings[0].starts_with("controller.quorum.bootstrap.servers: is not used"));
     }
 
     #[test]

@@ -234,7 +234,7 @@ fn kept(checker: &Checker, part: &Partition, sends: &[Sent]) -> Vec<Found> {
             let gone = sent.offset < start && checker.run.retention;
             if !gone && !scan.seen.has(sent.offset) {
                 let why = format!(
-                    "{} was acknowledged and is not in scan {name}, which went from {start} to {end}",
+                    "{} was acknowledged and is not in scan {name}, from {start} to {end}",
                     who(sent)
                 );
                 out.push(Found::of(Point::Lost, sent, why));

@@ -25,9 +25,8 @@ fn send(p: &str, n: u64, offset: i64) -> String {
 }
 
 fn unknown(p: &str, n: u64) -> String {
-    format!(
-        r#"{{"send":{{"p":"{p}","n":{n},"tp":["t",0],"v":"{p}/{n}","t":[100,200],"info":"timed out"}}}}"#
-    )
+    let times = r#""t":[100,200],"info":"timed out""#;
+    format!(r#"{{"send":{{"p":"{p}","n":{n},"tp":["t",0],"v":"{p}/{n}",{times}}}}}"#)
 }
 
 fn poll(c: &str, t: u64, records: &[(i64, &str)]) -> String {
@@ -57,9 +56,8 @@ fn leader(pe: i32, node: i32, epoch: i32, isr: &str) -> String {
 }
 
 fn segment(node: i32, end: i64, hash: &str) -> String {
-    format!(
-        r#"{{"segment":{{"quiet":1,"node":{node},"tp":["t",0],"start":0,"end":{end},"hash":"{hash}","epochs":[[4,0],[5,2]]}}}}"#
-    )
+    let what = format!(r#""start":0,"end":{end},"hash":"{hash}","epochs":[[4,0],[5,2]]"#);
+    format!(r#"{{"segment":{{"quiet":1,"node":{node},"tp":["t",0],{what}}}}}"#)
 }
 
 /// A run of two producers through a change of leaders.
@@ -219,9 +217,8 @@ fn group() -> Vec<String> {
 }
 
 fn marks(lso: i64, hw: i64, leo: i64) -> String {
-    format!(
-        r#"{{"marks":{{"node":2,"tp":["t",0],"epoch":5,"start":0,"lso":{lso},"hw":{hw},"leo":{leo}}}}}"#
-    )
+    let at = format!(r#""start":0,"lso":{lso},"hw":{hw},"leo":{leo}"#);
+    format!(r#"{{"marks":{{"node":2,"tp":["t",0],"epoch":5,{at}}}}}"#)
 }
 
 #[test]

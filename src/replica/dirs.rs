@@ -121,3 +121,76 @@ impl ReplicaTable {
         .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc};
+
+    use super::*;
+    use crate::{
+        base::{NodeId, ports::Fs},
+        log::{FileCache, FlushDriver, LogDir},
+        replica::table::Dir,
+        testing::{
+            clock::{SimClock, SimEntropy},
+            fs::SimFs,
+        },
+    };
+
+    const DIRS: [Uuid; 3] = [Uuid([1; 16]), Uuid([2; 16]), Uuid([3; 16])];
+
+    fn table() -> ReplicaTable {
+        let fs: Arc<dyn Fs> = Arc::new(SimFs::new(1));
+        let cache = Arc::new(FileCache::new(64));
+        let dir = |id: Uuid| {
+            let name = format!("/{}", id.0[0]);
+            fs.create_dir_all(Path::new(&name)).unwrap();
+            let log_dir = LogDir::open(Arc::clone(&fs), Path::new(&name), Arc::clone(&cache));
+            let flusher = Arc::new(FlushDriver::start(1).unwrap());
+            Dir { log_dir: log_dir.unwrap().0, id, name, flusher }
+        };
+        let dirs = DIRS.into_iter().map(dir).collect();
+        let (clock, entropy) = (Arc::new(SimClock::new(0)), Arc::new(SimEntropy::new(1)));
+        ReplicaTable::new(NodeId(1), dirs, 10, clock, entropy)
+    }
+
+    #[test]
+    fn a_new_replica_goes_where_it_is_said_or_where_there_are_fewest() {
+        let table = table();
+        assert_eq!(table.dir_for(DIRS[1], false), Some(1));
+        table.choice().added(0);
+        table.choice().added(1);
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), Some(2));
+        table.choice().added(2);
+        table.choice().removed(1);
+        assert_eq!(table.dir_for(Uuid([9; 16]), false), Some(1), "a directory of long ago");
+        table.set_cordoned(vec![DIRS[1]]);
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), Some(0));
+        table.set_cordoned(DIRS.to_vec());
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), Some(1), "there is no other");
+    }
+
+    #[test]
+    fn no_empty_log_takes_the_place_of_one_that_may_lie_in_a_failed_directory() {
+        let table = table();
+        table.dirs()[0].log_dir.fail("test");
+        assert_eq!(table.dir_for(DIRS[0], false), None);
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), None, "not loaded yet");
+        assert_eq!(table.dir_for(DIRS[2], false), Some(2), "that one is well");
+        table.settled();
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), Some(1));
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, false), None);
+        table.dirs()[1].log_dir.fail("test");
+        table.dirs()[2].log_dir.fail("test");
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), None);
+    }
+
+    #[test]
+    fn a_directory_that_did_not_open_may_hold_what_is_missing() {
+        let table = table();
+        table.lacks_a_dir();
+        table.settled();
+        assert_eq!(table.dir_for(Uuid([9; 16]), false), None);
+        assert_eq!(table.dir_for(Uuid([9; 16]), true), Some(0));
+    }
+}

@@ -211,11 +211,15 @@ mod tests {
 
     #[test]
     fn fetchers_are_chosen_as_kafka_does() {
-        // "test-topic".hashCode() is -1139259102 in Java.
-        assert_eq!(fetcher_of("test-topic", 0, 1), 0);
-        let hash = i64::from((-1_139_259_102_i32).wrapping_mul(31).wrapping_add(2));
-        let want = usize::try_from(hash.abs() % 7).unwrap();
-        assert_eq!(fetcher_of("test-topic", 2, 7), want);
+        // What Java computes for the partitions 0, 2 and 5, of 7 and of 4 fetchers.
+        for (topic, of_7, of_4) in [
+            ("test-topic", [4, 2, 6], [0, 2, 3]),
+            ("orders", [6, 4, 1], [1, 3, 0]),
+            ("täglich", [4, 2, 6], [1, 3, 0]),
+        ] {
+            assert_eq!([0, 2, 5].map(|p| fetcher_of(topic, p, 7)), of_7, "{topic}");
+            assert_eq!([0, 2, 5].map(|p| fetcher_of(topic, p, 4)), of_4, "{topic}");
+        }
         assert_eq!(fetcher_of("", 0, 0), 0);
     }
 }

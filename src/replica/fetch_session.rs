@@ -2,8 +2,13 @@
 //! only differences. A pure machine; the table holds its lock. Rules: `FetchSession.java`,
 //! `FetchSessionCacheShard.java`, `FetchManager.java`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
+use super::waiters::Wake;
 use crate::base::{ErrorCode, Mono, Offset, PartitionId, Uuid};
 
 /// A session that was idle this long gives way to any newcomer.
@@ -79,6 +84,8 @@ struct Session {
     next_turn: u64,
     turns: BTreeMap<u64, Cached>,
     places: BTreeMap<Key, u64>,
+    /// The fetch of this session that waits for news.
+    parked: Weak<Wake>,
 }
 
 impl Session {
@@ -92,6 +99,12 @@ impl Session {
         self.next_turn += 1;
         self.places.insert(key, turn);
         self.turns.insert(turn, Cached { fetch, high_watermark: -1, log_start_offset: -1 });
+    }
+
+    fn wake(&self) {
+        if let Some(parked) = self.parked.upgrade() {
+            parked.wake();
+        }
     }
 
     fn forget(&mut self, key: &Key) {
@@ -129,6 +142,8 @@ pub struct FetchContext {
     /// Whether only changed partitions are told.
     pub incremental: bool,
     by_id: bool,
+    /// The epoch of the session's next request.
+    next_epoch: i32,
 }
 
 /// What a request says of sessions.
@@ -184,8 +199,8 @@ impl FetchSessions {
         entropy: u64,
     ) -> Result<FetchContext, ErrorCode> {
         if ask.epoch == INITIAL_EPOCH || ask.epoch == FINAL_EPOCH {
-            if ask.id != NO_SESSION {
-                self.sessions.remove(&ask.id);
+            if let Some(session) = self.sessions.remove(&ask.id) {
+                session.wake();
             }
             let wants = ask.epoch == INITIAL_EPOCH && !wanted.is_empty();
             let id = if wants { self.open(ask, &wanted, now, entropy) } else { NO_SESSION };
@@ -194,6 +209,7 @@ impl FetchSessions {
                 session_id: id,
                 incremental: false,
                 by_id: ask.by_id,
+                next_epoch: 1,
             });
         }
         self.resume(ask, wanted, forgotten, now)
@@ -213,6 +229,7 @@ impl FetchSessions {
         if session.by_id != ask.by_id {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
+        session.wake();
         for fetch in wanted {
             session.put(fetch);
         }
@@ -221,13 +238,29 @@ impl FetchSessions {
         }
         session.epoch = if session.epoch == i32::MAX { 1 } else { session.epoch + 1 };
         session.last_used = now;
+        let next_epoch = session.epoch;
         let partitions: Vec<_> = session.turns.values().map(|c| c.fetch.clone()).collect();
         let mut session_id = ask.id;
         if partitions.is_empty() {
             self.sessions.remove(&ask.id);
             session_id = NO_SESSION;
         }
-        Ok(FetchContext { partitions, session_id, incremental: true, by_id: ask.by_id })
+        let by_id = ask.by_id;
+        Ok(FetchContext { partitions, session_id, incremental: true, by_id, next_epoch })
+    }
+
+    /// Lets the fetch of `context` wait until `wake`. The next request of its session wakes it: a
+    /// reader that has something new to ask does not wait for an answer to what it asked before.
+    /// `false` if that request came already, and the answer must go.
+    pub fn park(&mut self, context: &FetchContext, wake: &Arc<Wake>) -> bool {
+        let Some(session) = self.sessions.get_mut(&context.session_id) else {
+            return context.session_id == NO_SESSION;
+        };
+        let last = session.epoch == context.next_epoch;
+        if last {
+            session.parked = Arc::downgrade(wake);
+        }
+        last
     }
 
     /// Whether the response of `context` tells of `fetch`, of which it could say `told`. Asked once
@@ -254,6 +287,7 @@ impl FetchSessions {
             next_turn: 0,
             turns: BTreeMap::new(),
             places: BTreeMap::new(),
+            parked: Weak::new(),
         };
         for fetch in wanted {
             session.put(fetch.clone());
@@ -362,6 +396,27 @@ mod tests {
         let later = Mono(3).after(EVICTION_IDLE * 2);
         assert_eq!(all.begin(ask(0, 0), one(), vec![], later, 5).unwrap().session_id, 5);
         assert_eq!(all.len(), 1);
+    }
+
+    #[test]
+    fn the_next_request_ends_the_wait_of_the_last() {
+        let woken = |wake: &Wake| {
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            wake.poll_woken(&mut cx).is_ready()
+        };
+        let (mut all, now) = (FetchSessions::new(10), Mono(0));
+        let first = all.begin(ask(0, 0), vec![fetch("a", 0, 5)], vec![], now, 77).unwrap();
+        let wake = Wake::new();
+        assert!(all.park(&first, &wake) && !woken(&wake));
+        let second = all.begin(ask(77, 1), vec![fetch("b", 0, 5)], vec![], now, 0).unwrap();
+        assert!(woken(&wake));
+        assert!(!all.park(&first, &Wake::new()), "it is not the last any more");
+        let wake = Wake::new();
+        assert!(all.park(&second, &wake) && !woken(&wake));
+        all.begin(ask(77, 0), vec![fetch("a", 0, 5)], vec![], now, 78).unwrap();
+        assert!(woken(&wake) && !all.park(&second, &wake), "the session is closed");
+        let without = all.begin(ask(0, -1), vec![fetch("a", 0, 5)], vec![], now, 0).unwrap();
+        assert!(all.park(&without, &wake));
     }
 
     #[test]

@@ -139,6 +139,7 @@ impl World {
             features: Vec::new(),
             rack: None,
             log_dirs: Vec::new(),
+            cordoned_dirs: None,
             fenced: false,
             in_controlled_shutdown: false,
         });

@@ -182,7 +182,9 @@ pub(crate) fn answer(reply: Reply) -> String {
         Some(
             SubmitBody::ElectLeaders(_)
             | SubmitBody::AlterPartitionReassignments(_)
-            | SubmitBody::ListPartitionReassignments(_),
+            | SubmitBody::ListPartitionReassignments(_)
+            | SubmitBody::DescribeQuorum(_)
+            | SubmitBody::ChangeVoters(_),
         ) => Vec::new(),
     };
     lines.join("\n  ")

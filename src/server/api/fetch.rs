@@ -150,7 +150,7 @@ async fn wait_for_data(
         let wake = Wake::new();
         let now = broker.clock.now();
         let (reads, enough) = read_all(broker, context, plan, Turn::Waiting(&wake), now);
-        if enough {
+        if enough || !broker.replicas.sessions().park(context, &wake) {
             return reads;
         }
         let woken = poll_fn(|cx| wake.poll_woken(cx));
