@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use crate::base::{ErrorCode, NodeId, Uuid};
+use crate::base::{ErrorCode, Mutant, NodeId, Uuid, mutant};
 use crate::metadata::features::METADATA_VERSION;
 use crate::metadata::record::{RegisterBroker, RegisterController};
 use crate::metadata::{BrokerRegistration, Endpoint, Record, VersionRange};
@@ -80,7 +80,8 @@ impl Turn<'_> {
         let same = existing.as_deref().filter(|b| b.incarnation == incarnation);
         if same.is_none() {
             let stored = existing.as_ref().map(|b| b.epoch);
-            self.incarnation_ended(id, stored == Some(c.previous_broker_epoch));
+            let clean = stored == Some(c.previous_broker_epoch);
+            self.incarnation_ended(id, clean || mutant(Mutant::UncleanStaysInIsr));
             self.refuse_while_leaving(existing.as_deref(), id)?;
             self.sessions.forget(id);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rand::{SeedableRng as _, rngs::StdRng};
 
-use crate::base::{ErrorCode, LeaderEpoch, Mono, NodeId, Now};
+use crate::base::{ErrorCode, LeaderEpoch, Mono, Mutant, NodeId, Now, mutant};
 use crate::metadata::{ConfigResource, Delta, Image, Record};
 
 use super::{
@@ -252,6 +252,9 @@ impl Core {
 
     fn turn<'a>(&'a mut self, draft: &'a mut Draft, now: Now) -> Option<Turn<'a>> {
         let active = self.active.as_mut()?;
+        let wall = Mono::default().after_ms(now.wall_ms);
+        let mono = if mutant(Mutant::WallClockSessions) { wall } else { now.mono };
+        let now = Now { mono, ..now };
         Some(Turn {
             settings: &self.settings,
             sessions: &mut active.sessions,

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::base::{NodeId, PartitionId, Uuid};
+use crate::base::{Mutant, NodeId, PartitionId, Uuid, mutant};
 use crate::metadata::features::METADATA_VERSION_QUIET_SHRINK;
 use crate::metadata::record::PartitionChange;
 use crate::metadata::{LeaderRecoveryState, PartitionRegistration};
@@ -139,8 +139,11 @@ impl<'a> ChangeBuilder<'a> {
         let without = |v: &[NodeId], gone: &[NodeId]| {
             v.iter().copied().filter(|n| !gone.contains(n)).collect()
         };
-        let isr: Vec<NodeId> = without(&self.isr, &self.removing);
+        let mut isr: Vec<NodeId> = without(&self.isr, &self.removing);
         let replicas: Vec<NodeId> = without(&self.replicas, &self.removing);
+        if mutant(Mutant::DropReplicaEarly) {
+            isr.clone_from(&replicas);
+        }
         let holds = |all: &[NodeId]| all.iter().all(|n| isr.contains(n));
         if isr.is_empty() || replicas.is_empty() || !holds(&self.adding) {
             return;

@@ -16,7 +16,7 @@ use super::{
     segment::Segment,
 };
 use crate::base::{
-    Now, Offset, Uuid,
+    Mutant, Now, Offset, Uuid, mutant,
     ports::{File, OpenMode},
 };
 
@@ -84,7 +84,10 @@ impl FlushTicket {
     ) -> Result<(), LogError> {
         self.dir.check()?;
         for file in files {
-            file.sync().map_err(|e| self.fatal("syncing a file in", e))?;
+            match file.sync() {
+                Err(_) if mutant(Mutant::RetryFailedSync) && file.sync().is_ok() => {}
+                done => done.map_err(|e| self.fatal("syncing a file in", e))?,
+            }
         }
         for folder in folders {
             self.dir.fs().sync_dir(folder).map_err(|e| self.fatal("syncing", e))?;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::error::LogError;
-use crate::base::{Offset, limits::PRODUCER_BATCHES_RETAINED};
+use crate::base::{Mutant, Offset, limits::PRODUCER_BATCHES_RETAINED, mutant};
 use crate::record::BatchHeader;
 
 /// A batch that was appended.
@@ -223,6 +223,9 @@ impl Producers {
             return Ok(Some(seen));
         }
         if h.producer_epoch < entry.epoch {
+            if mutant(Mutant::AcceptOldProducerEpoch) {
+                return Ok(None);
+            }
             let (known, got) = (entry.epoch, h.producer_epoch);
             return Err(LogError::ProducerFenced { producer_id, known, got });
         }

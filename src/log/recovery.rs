@@ -16,7 +16,7 @@ use super::{
     scan::{BODIES_WINDOW, HEADERS_WINDOW, Scanner},
     segment::Segment,
 };
-use crate::base::{Now, Offset};
+use crate::base::{Mutant, Now, Offset, mutant};
 use crate::record::{BatchError, BatchHeader, batch::check_crc};
 
 impl Log {
@@ -282,7 +282,9 @@ fn check_next(
         return Ok(Checked::Bad(why));
     }
     if h.last_offset() >= verify_from {
-        let checked: Result<(), BatchError> = check_crc(&h, walk.body(pos, &h)?);
+        let body = walk.body(pos, &h)?;
+        let trusted = mutant(Mutant::RecoveryTrustsTail);
+        let checked: Result<(), BatchError> = if trusted { Ok(()) } else { check_crc(&h, body) };
         if let Err(why) = checked {
             return Ok(Checked::Bad(why.to_string()));
         }

@@ -10,7 +10,7 @@ use super::{
     scan::HEADERS_WINDOW,
     snapshot::{self, SNAPSHOT_BYTES_MAX},
 };
-use crate::base::{Now, Offset};
+use crate::base::{Mutant, Now, Offset, mutant};
 
 impl Log {
     /// Reads the newest usable snapshot and replays the batches after it: after a truncation.
@@ -57,6 +57,10 @@ impl Log {
         (producers.map_end, producers.snapshot_end) = (from, from);
         producers.expire(now.wall_ms, self.config.producer_id_expiration_ms);
         self.producers = producers;
+        if mutant(Mutant::DedupeLostOnRestart) {
+            self.producers = Producers::default();
+            return Ok(());
+        }
         self.replay(from, at_most)
     }
 

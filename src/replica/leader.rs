@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::brokers::Brokers;
 use crate::{
-    base::{ErrorCode, LeaderEpoch, Mono, NodeId, Offset},
+    base::{ErrorCode, LeaderEpoch, Mono, Mutant, NodeId, Offset, mutant},
     metadata::{LeaderRecoveryState, PartitionRegistration},
 };
 
@@ -305,6 +305,9 @@ impl Leader {
             return None;
         }
         let mut reached = standing.own;
+        if mutant(Mutant::HighWatermarkIsLogEnd) {
+            return Some(reached);
+        }
         for remote in self.remotes.iter().filter(|r| r.log_end < standing.own) {
             let counts = self.isr.contains(&remote.id)
                 || self.is_added(remote.id)
@@ -370,6 +373,10 @@ impl Leader {
             isr: isr.into_iter().map(with_epoch).collect(),
             recovery: LeaderRecoveryState::Recovered,
         };
+        if mutant(Mutant::ShrinkWithoutController) && proposal.isr.len() < self.isr.len() {
+            self.isr = proposal.isr.iter().map(|(id, _)| *id).collect();
+            return None;
+        }
         let proposed = Proposed { proposal: proposal.clone(), sent: true, stale: false };
         self.proposed = Some(Box::new(proposed));
         Some(proposal)

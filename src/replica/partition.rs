@@ -20,7 +20,7 @@ use super::{
     waiters::Waiters,
 };
 use crate::{
-    base::{ErrorCode, LeaderEpoch, Now, Offset},
+    base::{ErrorCode, LeaderEpoch, Mutant, Now, Offset, mutant},
     log::{FlushMark, FlushTicket, Log, LogError},
 };
 
@@ -140,7 +140,7 @@ impl Partition {
 
     /// Waits for `offset` to be committed; `None` if it is.
     pub fn await_committed(&mut self, offset: Offset) -> Option<oneshot::Receiver<Committed>> {
-        if self.high_watermark > offset {
+        if self.high_watermark > offset || mutant(Mutant::AckBeforeIsr) {
             return None;
         }
         let (sender, receiver) = oneshot::channel();

@@ -15,7 +15,7 @@ use super::{
     partition::{Committed, Partition, Role},
 };
 use crate::{
-    base::{ErrorCode, LeaderEpoch, NodeId, Now, Offset},
+    base::{ErrorCode, LeaderEpoch, Mutant, NodeId, Now, Offset, mutant},
     log::{EpochEnd, LogError},
     metadata::PartitionRegistration,
     record::batch::batches,
@@ -26,7 +26,8 @@ impl Partition {
     /// under a leader epoch that is new to this replica. Metadata older than what it knows is
     /// passed over.
     pub fn follow(&mut self, registration: &PartitionRegistration) -> bool {
-        if registration.partition_epoch < self.partition_epoch {
+        let deaf = mutant(Mutant::StaleLeaderServes) && self.leads();
+        if registration.partition_epoch < self.partition_epoch || deaf {
             return false;
         }
         self.partition_epoch = registration.partition_epoch;

@@ -8,7 +8,7 @@ use super::{
     partition::{Found, Isolation, Partition, Receipt, Refusal, Role},
 };
 use crate::{
-    base::{ErrorCode, LeaderEpoch, Mono, NodeId, Now, Offset},
+    base::{ErrorCode, LeaderEpoch, Mono, Mutant, NodeId, Now, Offset, mutant},
     log::EpochEnd,
     metadata::PartitionRegistration,
     record::{ProduceContext, Scratch, TimestampType, Validated, validate},
@@ -190,7 +190,7 @@ impl Partition {
     fn standing(&mut self, now: Mono) -> Option<(&mut Leader, Standing<'_>)> {
         let Role::Leader(leader) = &mut self.role else { return None };
         let end = self.log.log_end_offset();
-        let durable = self.settings.durable();
+        let durable = self.settings.durable() && !mutant(Mutant::AckBeforeSync);
         let standing = Standing {
             end,
             own: if durable { self.log.flushed_offset() } else { end },

@@ -6,7 +6,7 @@ use super::{
     timed,
 };
 use crate::{
-    base::{ErrorCode, LeaderEpoch, Now, Offset},
+    base::{ErrorCode, LeaderEpoch, Mutant, Now, Offset, mutant},
     log::{EpochEnd, LogError},
 };
 
@@ -43,6 +43,7 @@ impl Partition {
             return Err(LogError::OutOfRange { offset, start, end }.into());
         }
         let upper = match isolation {
+            Isolation::ReadUncommitted if mutant(Mutant::ServePastHighWatermark) => marks.log_end,
             Isolation::ReadUncommitted => marks.high_watermark,
             Isolation::ReadCommitted => marks.last_stable,
             Isolation::LogEnd => marks.log_end,
@@ -85,7 +86,7 @@ impl Partition {
         last_epoch: LeaderEpoch,
         now: Now,
     ) -> Result<Option<EpochEnd>, Refusal> {
-        if last_epoch < 0 {
+        if last_epoch < 0 || mutant(Mutant::SkipEpochTruncation) {
             return Ok(None);
         }
         let end = self.log.end_offset_for(last_epoch, now)?;

@@ -297,6 +297,7 @@ impl World {
         let mut settings = |_: &str| Arc::clone(&settings);
         loading::load_all(&table, &[state], image, 0, &mut settings);
         table.publish(&Delta::between(&Image::default(), image), image, &mut settings);
+        table.settled();
         let _ = now;
         broker.lives += 1;
         broker.life = Some(Life {
@@ -445,9 +446,7 @@ impl World {
             metadata_offset: life.loader.image().position.offset,
             want_fence: false,
             want_shut_down: life.stopping,
-            offline_log_dirs: Vec::new(),
-            cordoned_log_dirs: None,
-            force_shut_down: false,
+            ..pb::HeartbeatRequest::default()
         };
         self.ask(b, Asked::Heartbeat, Command::Heartbeat(request));
     }

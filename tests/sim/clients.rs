@@ -347,7 +347,7 @@ impl World {
 
     /// Asks for some change of the cluster.
     pub fn one_asks_for_a_change(&mut self) {
-        let (client, n) = (0, self.rng.below(3));
+        let (client, n) = (0, self.rng.below(6));
         let image = Arc::clone(self.quorum.image());
         let Some(topic) = image.topics().by_name(TOPIC) else { return };
         match n {
@@ -370,6 +370,14 @@ impl World {
                     self.command(client, SubmitCommand::CreateTopics(create));
                 }
             }
+            1 => {
+                let elect = pb::ElectLeaders { all: true, ..pb::ElectLeaders::default() };
+                self.command(client, SubmitCommand::ElectLeaders(elect));
+            }
+            2..5 => {
+                let partition = self.rng.below(topic.partitions.len());
+                self.reassign(client, i32::try_from(partition).unwrap());
+            }
             _ => {
                 let count = topic.partition_count() + 1;
                 let topic = pb::CreatePartitionsTopic {
@@ -382,6 +390,23 @@ impl World {
                 self.command(client, SubmitCommand::CreatePartitions(create));
             }
         }
+    }
+
+    /// Moves a partition to replicas that are drawn, or takes a move back.
+    fn reassign(&mut self, client: usize, partition: i32) {
+        let mut brokers: Vec<i32> = self.brokers.iter().map(|b| b.id.0).collect();
+        let mut nodes = Vec::new();
+        for _ in 0..self.plan.factor {
+            nodes.push(brokers.remove(self.rng.below(brokers.len())));
+        }
+        let replicas = if self.rng.one_in(6) { None } else { Some(pb::NodeList { nodes }) };
+        let partitions = vec![pb::ReassignablePartition { partition, replicas }];
+        let topics = vec![pb::ReassignableTopic { topic: TOPIC.to_owned(), partitions }];
+        let reassign = pb::AlterPartitionReassignments {
+            topics,
+            ..pb::AlterPartitionReassignments::default()
+        };
+        self.command(client, SubmitCommand::AlterPartitionReassignments(reassign));
     }
 
     /// What clients still lack once all faults are over.

@@ -12,6 +12,8 @@ mod clients;
 mod faults;
 mod follow;
 mod invariants;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod net;
 mod oracle;
 mod plan;
@@ -88,6 +90,32 @@ fn run_all(first: u64, count: u64, jobs: usize) -> Vec<(u64, Violation)> {
     });
     println!("{count} seeds: {totals:?}");
     bad.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The first failure among `count` seeds from `first` on.
+#[cfg(feature = "mutants")]
+fn run_until_found(first: u64, count: u64, jobs: usize) -> Option<(u64, Violation)> {
+    let (next, found) = (AtomicU64::new(first), Mutex::new(None::<(u64, Violation)>));
+    thread::scope(|scope| {
+        for _ in 0..jobs {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count || found.lock().unwrap().is_some() {
+                        return;
+                    }
+                    if let Err((v, _)) = run(seed, false) {
+                        let mut found = found.lock().unwrap();
+                        if found.as_ref().is_none_or(|(s, _)| *s > seed) {
+                            *found = Some((seed, v));
+                        }
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap()
 }
 
 fn jobs() -> usize {

@@ -1,0 +1,50 @@
+//! Planted bugs: each must be found by the seeds, within its budget. A simulation that misses one
+//! proves nothing of the real ones like it.
+
+use std::sync::Mutex;
+
+use vltava::base::mutant::{Mutant, plant};
+
+use crate::{jobs, number, run_until_found};
+
+/// Every bug that the simulation must find.
+const ALL: [Mutant; 15] = [
+    Mutant::AckBeforeIsr,
+    Mutant::HighWatermarkIsLogEnd,
+    Mutant::SkipEpochTruncation,
+    Mutant::DedupeLostOnRestart,
+    Mutant::AcceptOldProducerEpoch,
+    Mutant::ServePastHighWatermark,
+    Mutant::ShrinkWithoutController,
+    Mutant::StaleLeaderServes,
+    Mutant::CrcUnchecked,
+    Mutant::RetryFailedSync,
+    Mutant::DropReplicaEarly,
+    Mutant::WallClockSessions,
+    Mutant::RecoveryTrustsTail,
+    Mutant::AckBeforeSync,
+    Mutant::UncleanStaysInIsr,
+];
+
+/// One bug at a time is planted in this process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+#[test]
+fn every_planted_bug_is_found() {
+    let _alone = ONE_AT_A_TIME.lock().unwrap();
+    let budget = number("SEEDS").unwrap_or(600);
+    let mut missed = Vec::new();
+    for bug in ALL {
+        plant(Some(bug));
+        let found = run_until_found(1, budget, jobs());
+        plant(None);
+        match found {
+            Some((seed, v)) => println!("{bug:?}: seed {seed}: {}: {}", v.id, v.text),
+            None => {
+                println!("{bug:?}: not found by {budget} seeds");
+                missed.push(bug);
+            }
+        }
+    }
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
