@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::{Server, server::Connected};
 use turmoil::net::{TcpListener, TcpStream};
 use vltava::{
-    base::{NodeId, Uuid},
+    base::{NodeId, Uuid, ports::Fs as _},
     log::{FileCache, LogDir},
     metadata::{ConfigResource, Image, Record},
     quorum::{
@@ -39,7 +39,7 @@ const OBSERVER: i32 = 9;
 const PORT: u16 = 9093;
 const TICK: Duration = Duration::from_millis(5);
 /// Faults go on for so long.
-const UNREST: Duration = Duration::from_secs(25);
+const UNREST: Duration = Duration::from_secs(20);
 /// And then everything must work within this.
 const RECOVERY: Duration = Duration::from_secs(30);
 
@@ -144,12 +144,7 @@ fn directory(id: i32) -> Uuid {
 }
 
 fn voters() -> Vec<Voter> {
-    let voter = |id| Voter {
-        id: NodeId(id),
-        directory_id: Uuid::ZERO,
-        host: name(id),
-        port: PORT,
-    };
+    let voter = |id| Voter { id: NodeId(id), directory_id: Uuid::ZERO, host: name(id), port: PORT };
     (1..=VOTERS).map(voter).collect()
 }
 
@@ -252,8 +247,11 @@ struct Storm {
 }
 
 impl Storm {
+    /// Two voters; often the first is the last that led.
     fn pair(&mut self) -> (i32, i32) {
-        let a = 1 + self.seeded.below(VOTERS as usize) as i32;
+        let led = self.homes[&1].history.lock().unwrap().leaders.values().next_back().copied();
+        let any = 1 + self.seeded.below(VOTERS as usize) as i32;
+        let a = led.filter(|_| self.seeded.one_in(2)).map_or(any, |id| id.0);
         let b = 1 + (a + self.seeded.below(VOTERS as usize - 1) as i32) % VOTERS;
         (a, b)
     }
@@ -270,8 +268,8 @@ impl Storm {
             }
             3 => sim.partition(name(OBSERVER), name(a)),
             4 | 5 => self.fell(sim, a),
-            6 => self.raise(sim),
-            7 => sim.set_fail_rate(0.002),
+            6 | 7 => self.raise(sim),
+            8 => sim.set_fail_rate(0.002),
             _ => self.repair(sim),
         }
     }
@@ -323,8 +321,10 @@ fn one_seed(seed: u64) {
     let history = Shared::default();
     let mut storm = Storm { seeded: Seeded::new(seed), homes: BTreeMap::new(), down: Vec::new() };
     for id in 1..=VOTERS {
-        let fs = Mutex::new(SimFs::new(seed * 100 + id as u64));
-        let home = Arc::new(Home { fs, history: Arc::clone(&history) });
+        let fs = SimFs::new(seed * 100 + id as u64);
+        fs.create_dir_all(Path::new("/data")).unwrap();
+        fs.sync_dir(Path::new("/")).unwrap();
+        let home = Arc::new(Home { fs: Mutex::new(fs), history: Arc::clone(&history) });
         storm.homes.insert(id, Arc::clone(&home));
         sim.host(name(id), move || voter(id, Arc::clone(&home)));
     }
@@ -335,7 +335,7 @@ fn one_seed(seed: u64) {
     run(&mut sim, Duration::from_secs(3));
     while sim.elapsed() < UNREST {
         storm.strike(&mut sim);
-        let pause = 50 + storm.seeded.below(1200) as u64;
+        let pause = 20 + storm.seeded.below(900) as u64;
         run(&mut sim, Duration::from_millis(pause));
     }
     storm.repair(&mut sim);
