@@ -16,6 +16,7 @@ use super::{
     follower::Follower,
     leader::Leader,
     settings::PartitionSettings,
+    turned_away::TurnedAway,
     waiters::{Waiters, Wake},
 };
 use crate::{
@@ -58,6 +59,7 @@ pub struct Partition {
     flush: Flush,
     /// Whether a segment was closed and is not yet on its way to the disk.
     pub(super) rolled: bool,
+    pub(super) turned_away: TurnedAway,
 }
 
 /// A flush of this partition.
@@ -95,6 +97,7 @@ impl Partition {
             followers: Vec::new(),
             flush: Flush::Idle,
             rolled: false,
+            turned_away: TurnedAway::default(),
         }
     }
 
