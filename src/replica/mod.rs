@@ -25,5 +25,6 @@ pub mod publish;
 pub mod settings;
 pub mod table;
 mod timed;
+mod turned_away;
 pub mod upkeep_driver;
 pub mod waiters;

@@ -17,6 +17,7 @@ use super::{
     follower::Follower,
     leader::Leader,
     settings::PartitionSettings,
+    turned_away::TurnedAway,
     waiters::Waiters,
 };
 use crate::{
@@ -59,6 +60,7 @@ pub struct Partition {
     flush: Flush,
     /// Whether a segment was closed and is not yet on its way to the disk.
     pub(super) rolled: bool,
+    pub(super) turned_away: TurnedAway,
 }
 
 /// A flush of this partition.
@@ -96,6 +98,7 @@ impl Partition {
             followers: Listeners::default(),
             flush: Flush::Idle,
             rolled: false,
+            turned_away: TurnedAway::default(),
         }
     }
 

@@ -11,7 +11,7 @@ use crate::{
     base::{ErrorCode, LeaderEpoch, Mono, Mutant, NodeId, Now, Offset, mutant},
     log::EpochEnd,
     metadata::PartitionRegistration,
-    record::{ProduceContext, Scratch, TimestampType, Validated, validate},
+    record::{BatchHeader, ProduceContext, Scratch, TimestampType, Validated, validate},
 };
 
 /// What a follower asks of one partition.
@@ -115,6 +115,22 @@ impl Partition {
     /// # Errors
     /// What the client is told; nothing was written.
     pub fn produce(
+        &mut self,
+        records: &Bytes,
+        acks_all: bool,
+        api_version: i16,
+        now: Now,
+        scratch: &mut Scratch,
+    ) -> Result<Receipt, Refusal> {
+        let outcome = self.try_produce(records, acks_all, api_version, now, scratch);
+        let producer = || {
+            let header = BatchHeader::read(records).ok().filter(BatchHeader::has_producer_id)?;
+            Some((header.producer_id, header.producer_epoch))
+        };
+        self.turned_away.tell(producer, outcome)
+    }
+
+    fn try_produce(
         &mut self,
         records: &Bytes,
         acks_all: bool,

@@ -96,10 +96,13 @@ pub(super) struct Done {
     pub(super) settled: bool,
 }
 
+/// What a look found, and whether it is settled, as in [`Done`].
+type Looked = (Result<Read, Refusal>, bool);
+
 /// The partitions of one request, as far as they were looked at.
 pub(super) struct Round {
     /// In the order of their turns; `None` for what is to be read, again or for the first time.
-    parts: Vec<(Look, Option<(Result<Read, Refusal>, bool)>)>,
+    parts: Vec<(Look, Option<Looked>)>,
     places: BTreeMap<u64, usize>,
     /// Whether the request is new: what it says of a follower is news.
     first: bool,
