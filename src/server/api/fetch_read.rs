@@ -96,13 +96,13 @@ pub(super) struct Done {
     pub(super) settled: bool,
 }
 
-/// What a look found, and whether it is settled, as in [`Done`].
-type Looked = (Result<Read, Refusal>, bool);
+/// What a partition answers, and whether it is settled.
+type Outcome = (Result<Read, Refusal>, bool);
 
 /// The partitions of one request, as far as they were looked at.
 pub(super) struct Round {
     /// In the order of their turns; `None` for what is to be read, again or for the first time.
-    parts: Vec<(Look, Option<Looked>)>,
+    parts: Vec<(Look, Option<Outcome>)>,
     places: BTreeMap<u64, usize>,
     /// Whether the request is new: what it says of a follower is news.
     first: bool,
