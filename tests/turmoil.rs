@@ -120,7 +120,8 @@ impl History {
     fn apply(&mut self, node: i32, image: &Arc<Image>) {
         let at = image.position;
         if at.offset >= 0 {
-            let known = self.applied.entry(at.offset).or_insert((at.epoch, Arc::clone(image)));
+            let known =
+                self.applied.entry(at.offset).or_insert_with(|| (at.epoch, Arc::clone(image)));
             assert_eq!(known.0, at.epoch, "node {node}: another entry at offset {}", at.offset);
             assert!(*known.1 == **image, "node {node}: another image at offset {}", at.offset);
         }
@@ -184,7 +185,7 @@ async fn propose(id: i32, quorum: Arc<Quorum>, history: Shared) {
         let record = Record::Config {
             resource: ConfigResource::topic("t"),
             key: key.clone(),
-            value: Some(id.to_string().into()),
+            value: Some(id.to_string()),
         };
         if quorum.propose(led.epoch, &[record]).await.is_ok() {
             history.lock().unwrap().acknowledged.push(key);

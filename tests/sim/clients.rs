@@ -86,7 +86,7 @@ impl World {
                 let n = self.clients.len();
                 let producer = Producer {
                     partition,
-                    all: n % self.plan.one_ack_every != 0,
+                    all: !n.is_multiple_of(self.plan.one_ack_every),
                     id: 1000 + n as i64,
                     epoch: 0,
                     next_sequence: 0,
