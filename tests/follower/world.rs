@@ -48,7 +48,7 @@ pub(crate) fn settings(durable: bool) -> Arc<PartitionSettings> {
         log: Arc::new(log),
         min_insync_replicas: 1,
         lag_max: Duration::from_secs(30),
-        followers_serve: false,
+        followers_serve: true,
     })
 }
 
