@@ -26,10 +26,7 @@ pub enum Mutant {
     CrcUnchecked,
     /// A sync that failed is tried again, and believed.
     RetryFailedSync,
-    /// At a start, replicas that the metadata does not name are deleted, not set aside, and
-    /// metadata that is not there names none.
-    CleanOrphans,
-    /// A reassignment drops the old replicas before the new ones are in sync.
+    /// A reassignment is over before the new replicas are in sync.
     DropReplicaEarly,
     /// Sessions of brokers are measured by the wall clock.
     WallClockSessions,
@@ -37,8 +34,8 @@ pub enum Mutant {
     RecoveryTrustsTail,
     /// An acknowledgement in the durable mode does not wait for the disk.
     AckBeforeSync,
-    /// An incarnation that ended uncleanly stays in the ISR.
-    UncleanStaysInIsr,
+    /// A broker whose last life ended uncleanly stays eligible to lead.
+    UncleanStaysEligible,
 }
 
 /// Whether that bug is planted.

@@ -81,7 +81,7 @@ impl Turn<'_> {
         if same.is_none() {
             let stored = existing.as_ref().map(|b| b.epoch);
             let clean = stored == Some(c.previous_broker_epoch);
-            self.incarnation_ended(id, clean || mutant(Mutant::UncleanStaysInIsr));
+            self.incarnation_ended(id, clean || mutant(Mutant::UncleanStaysEligible));
             self.refuse_while_leaving(existing.as_deref(), id)?;
             self.sessions.forget(id);
         }

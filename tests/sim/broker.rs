@@ -121,6 +121,7 @@ pub struct Seen {
     pub leads: bool,
     pub epoch: i32,
     pub high_watermark: Offset,
+    pub start: Offset,
     pub end: Offset,
     pub flushed: Offset,
     /// Up to where its content was compared with what is known to be committed.
@@ -383,7 +384,9 @@ impl World {
                 }
                 self.serve_produce(b, from, req, key, records, all);
             }
-            Message::Read { req, key, from: offset } => self.serve_read(b, from, req, key, offset),
+            Message::Read { req, key, from: offset, near } => {
+                self.serve_read(b, from, req, (key, offset), near);
+            }
             Message::Answer { req, reply } => self.answered(b, req, reply),
             Message::Follow { req, epoch, wanted } => {
                 self.serve_follower(b, from, req, epoch, wanted);
@@ -618,13 +621,25 @@ impl World {
         self.send(Place::Broker(b), to, Message::Produced { req, result: Ok(base) });
     }
 
-    fn serve_read(&mut self, b: usize, to: Place, req: u64, key: Key, offset: Offset) {
+    /// A consumer reads from the leader, or with `near` from any replica.
+    fn serve_read(
+        &mut self,
+        b: usize,
+        to: Place,
+        req: u64,
+        (key, offset): (Key, Offset),
+        near: bool,
+    ) {
         let Some(life) = self.life(b).filter(|l| l.running) else { return };
         let now = life.table.clock.now();
         let slot = life.table.by_id(key.0, key.1);
         let read = slot.ok_or(ErrorCode::NotLeaderOrFollower).and_then(|slot| {
             let mut partition = slot.lock();
-            partition.check_leader(-1)?;
+            if near {
+                partition.check_replica(-1)?;
+            } else {
+                partition.check_leader(-1)?;
+            }
             let found = partition.read(offset, 4096, true, Isolation::ReadUncommitted, now);
             let found = found.map_err(|r| r.code)?;
             let mut bytes = Vec::new();

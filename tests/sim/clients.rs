@@ -67,6 +67,8 @@ pub struct Consumer {
     partition: i32,
     position: Offset,
     leader: Option<usize>,
+    /// Whether it reads from any replica.
+    near: bool,
     waits: Option<(u64, u64)>,
 }
 
@@ -101,7 +103,8 @@ impl World {
                 };
                 self.clients.push(Client::Producer(producer));
             }
-            let consumer = Consumer { partition, position: 0, leader: None, waits: None };
+            let near = self.rng.one_in(3);
+            let consumer = Consumer { partition, position: 0, leader: None, near, waits: None };
             self.clients.push(Client::Consumer(consumer));
         }
         for client in 0..self.clients.len() {
@@ -115,17 +118,22 @@ impl World {
         topic.partition(partition).map(|_| (topic.id, partition))
     }
 
-    /// Whom some broker that can be reached names as the leader: it may be out of date.
-    fn ask_leader(&mut self, client: usize, key: Key) -> Option<usize> {
+    /// Whom some broker that can be reached names as the leader, or with `near` as some replica: it
+    /// may be out of date.
+    fn ask_leader(&mut self, client: usize, key: Key, near: bool) -> Option<usize> {
         let b = self.rng.below(self.brokers.len());
         let (me, it) = (Place::Client(client), Place::Broker(b));
         if self.net.is_cut(me, it) || self.net.is_cut(it, me) {
             return None;
         }
         let life = self.brokers[b].life.as_ref().filter(|l| l.running)?;
-        let image: &Image = life.loader.image();
-        let leader = image.topics().partition(key.0, key.1)?.leader?;
-        Some(self.index_of(leader))
+        let image: Arc<Image> = Arc::clone(life.loader.image());
+        let p = image.topics().partition(key.0, key.1)?;
+        if near {
+            let replica = p.replicas[self.rng.below(p.replicas.len())];
+            return Some(self.index_of(replica));
+        }
+        Some(self.index_of(p.leader?))
     }
 
     pub fn client_event(&mut self, client: usize, event: ClientEvent) {
@@ -160,7 +168,7 @@ impl World {
         let pause = p.pause_us / 2 + self.between(0, p.pause_us);
         let Some(key) = self.key_of(p.partition) else { return pause };
         if p.leader.is_none() {
-            p.leader = self.ask_leader(client, key);
+            p.leader = self.ask_leader(client, key, false);
             p.connection = self.request();
         }
         let Some(leader) = p.leader else { return pause };
@@ -293,12 +301,12 @@ impl World {
             return pause;
         }
         if c.leader.is_none() {
-            c.leader = self.ask_leader(client, key);
+            c.leader = self.ask_leader(client, key, c.near);
         }
         let Some(leader) = c.leader else { return pause };
         let req = self.request();
         c.waits = Some((req, self.now));
-        let message = Message::Read { req, key, from: c.position };
+        let message = Message::Read { req, key, from: c.position, near: c.near };
         self.send(Place::Client(client), Place::Broker(leader), message);
         pause
     }
@@ -308,12 +316,21 @@ impl World {
             return;
         }
         c.waits = None;
-        let Ok(bytes) = result else {
-            c.leader = None;
-            return;
+        let bytes = match result {
+            Ok(bytes) => bytes,
+            Err(code) => {
+                let deleted = self.key_of(c.partition).and_then(|k| self.oracle.deleted.get(&k));
+                if code == ErrorCode::OffsetOutOfRange {
+                    c.position = c.position.max(deleted.copied().unwrap_or(0));
+                }
+                c.leader = None;
+                return;
+            }
         };
         let Ok(found) = records::decode(&bytes) else { return };
         for (offset, _) in found {
+            let deleted = self.key_of(c.partition).and_then(|k| self.oracle.deleted.get(&k));
+            c.position = c.position.max(deleted.copied().unwrap_or(0).min(offset));
             if offset > c.position {
                 let text = format!("a consumer at {} is given {offset}", c.position);
                 self.violate("visible", text);
@@ -347,7 +364,7 @@ impl World {
 
     /// Asks for some change of the cluster.
     pub fn one_asks_for_a_change(&mut self) {
-        let (client, n) = (0, self.rng.below(6));
+        let (client, n) = (0, self.rng.below(9));
         let image = Arc::clone(self.quorum.image());
         let Some(topic) = image.topics().by_name(TOPIC) else { return };
         match n {
@@ -374,7 +391,8 @@ impl World {
                 let elect = pb::ElectLeaders { all: true, ..pb::ElectLeaders::default() };
                 self.command(client, SubmitCommand::ElectLeaders(elect));
             }
-            2..5 => {
+            6.. => self.delete_records(),
+            2..=5 => {
                 let partition = self.rng.below(topic.partitions.len());
                 self.reassign(client, i32::try_from(partition).unwrap());
             }
@@ -390,6 +408,30 @@ impl World {
                 self.command(client, SubmitCommand::CreatePartitions(create));
             }
         }
+    }
+
+    /// Some records of a partition are deleted, up to the high watermark of its leader.
+    fn delete_records(&mut self) {
+        let image = Arc::clone(self.quorum.image());
+        let Some(topic) = image.topics().by_name(TOPIC) else { return };
+        let n = i32::try_from(self.rng.below(topic.partitions.len())).unwrap();
+        let Some(leader) = topic.partition(n).and_then(|p| p.leader) else { return };
+        let b = self.index_of(leader);
+        let Some(life) = self.brokers[b].life.as_ref().filter(|l| l.running) else { return };
+        let (now, Some(slot)) = (life.table.clock.now(), life.table.by_id(topic.id, n)) else {
+            return;
+        };
+        let mut partition = slot.lock();
+        let (start, end) = (partition.log.log_start_offset(), partition.high_watermark());
+        if !partition.leads() || start >= end {
+            return;
+        }
+        let to = start + i64::try_from(self.rng.below((end - start) as usize)).unwrap() + 1;
+        let done = partition.delete_records(to, now);
+        drop(partition);
+        self.note(format_args!("broker {b} {} deletes up to {to}: {done:?}", slot.id()));
+        let deleted = self.oracle.deleted.entry((topic.id, n)).or_default();
+        *deleted = (*deleted).max(to);
     }
 
     /// Moves a partition to replicas that are drawn, or takes a move back.

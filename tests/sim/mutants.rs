@@ -23,7 +23,7 @@ const ALL: [Mutant; 15] = [
     Mutant::WallClockSessions,
     Mutant::RecoveryTrustsTail,
     Mutant::AckBeforeSync,
-    Mutant::UncleanStaysInIsr,
+    Mutant::UncleanStaysEligible,
 ];
 
 /// One bug at a time is planted in this process.

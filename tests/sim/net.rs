@@ -45,6 +45,7 @@ pub enum Message {
         req: u64,
         key: Key,
         from: Offset,
+        near: bool,
     },
     ReadBack {
         req: u64,

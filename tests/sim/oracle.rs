@@ -33,6 +33,8 @@ pub struct Oracle {
     /// Acknowledged with acks=all.
     pub acked: BTreeMap<Key, BTreeMap<Offset, u64>>,
     pub acked_total: usize,
+    /// Up to where records were asked to be deleted.
+    pub deleted: BTreeMap<Key, Offset>,
     /// Who led under which epoch.
     pub leaders: BTreeMap<(Key, i32), NodeId>,
 }
@@ -63,6 +65,7 @@ fn look(table: &ReplicaTable) -> Vec<(Key, Arc<Slot>, Seen)> {
             leads: p.leads(),
             epoch: p.leader_epoch(),
             high_watermark: p.high_watermark(),
+            start: p.log.log_start_offset(),
             end: p.log.log_end_offset(),
             flushed: p.log.flushed_offset(),
             compared: 0,

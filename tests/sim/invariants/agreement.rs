@@ -1,5 +1,7 @@
 //! `agreement`: what lies below any replica's high watermark is the same on all, for ever.
 
+use vltava::base::Offset;
+
 use crate::{oracle::Sight, world::World};
 
 const ID: &str = "agreement";
@@ -7,7 +9,7 @@ const ID: &str = "agreement";
 impl World {
     pub fn compare_committed(&mut self, b: usize, sight: &Sight) {
         let (key, to) = (sight.key, sight.now.high_watermark);
-        let from = sight.now.compared.min(sight.now.end);
+        let from = sight.now.compared.min(sight.now.end).max(sight.now.start);
         if from >= to || self.failed.is_some() {
             return;
         }
@@ -21,6 +23,11 @@ impl World {
             next += 1;
             let known = self.oracle.committed.entry(key).or_default();
             match known.get(usize::try_from(offset).unwrap()).copied() {
+                None if offset != known.len() as Offset => {
+                    let text = format!("broker {b} {key:?} at {offset}: nobody has the one before");
+                    self.violate(ID, text);
+                    return;
+                }
                 None => {
                     known.push(rec);
                     self.check_known(key, offset, rec.value, "committed");

@@ -28,13 +28,21 @@ impl World {
     fn check_replicas(&mut self, key: Key, end: Offset) {
         let image = self.quorum.image().clone();
         let Some(p) = image.topics().partition(key.0, key.1) else { return };
+        let starts = p.replicas.iter().filter_map(|r| {
+            let life = self.brokers[self.index_of(*r)].life.as_ref()?;
+            life.seen.get(&key).map(|s| s.start)
+        });
+        let start = starts.max().unwrap_or(0);
+        if start > self.oracle.deleted.get(&key).copied().unwrap_or(0) {
+            self.violate(ID, format!("{key:?} begins at {start}: nobody asked for that"));
+        }
         let mut first: Option<(usize, Vec<u8>)> = None;
         for replica in p.replicas.iter() {
             let b = self.index_of(*replica);
             let Some(life) = &self.brokers[b].life else { continue };
             let Some(slot) = life.table.by_id(key.0, key.1) else { continue };
             let now = life.table.clock.now();
-            let bytes = records::log_bytes(&mut slot.lock(), 0, end, now);
+            let bytes = records::log_bytes(&mut slot.lock(), start, end, now);
             match (bytes, &first) {
                 (Err(e), _) => self.violate(ID, format!("broker {b} {key:?}: {e}")),
                 (Ok(bytes), None) => first = Some((b, bytes)),
