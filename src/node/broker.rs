@@ -324,9 +324,26 @@ async fn serve_when_unfenced(broker: &Broker) -> Result<(), NodeError> {
         .await
         .map(|s| *s);
     match reached {
-        Ok(BrokerState::Running) => Ok(()),
+        Ok(BrokerState::Running) => {
+            seen_unfenced(broker).await;
+            Ok(())
+        }
         _ => Err(NodeError::Ended(
             "the broker could not register with the controller; the reason is above".to_owned(),
         )),
+    }
+}
+
+/// Waits until this broker's own image shows it unfenced: a client that is told of no brokers may
+/// not ask again for long. The controller's answer may be here before the metadata is.
+async fn seen_unfenced(broker: &Broker) {
+    let mut published = broker.published.subscribe();
+    loop {
+        if broker.image().brokers().get(broker.node_id).is_some_and(|b| !b.fenced) {
+            return;
+        }
+        if published.changed().await.is_err() {
+            return;
+        }
     }
 }
