@@ -227,7 +227,7 @@ impl Partition {
     fn truncate(&mut self, to: Offset, now: Now) -> Result<(), LogError> {
         let high_watermark = self.high_watermark;
         self.log.truncate_to(to, now)?;
-        let end = self.log.log_end_offset();
+        let end = self.fetch_offset();
         if end < high_watermark {
             tracing::warn!(
                 partition = %self.log.topic_partition(),

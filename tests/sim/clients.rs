@@ -391,12 +391,11 @@ impl World {
                 let elect = pb::ElectLeaders { all: true, ..pb::ElectLeaders::default() };
                 self.command(client, SubmitCommand::ElectLeaders(elect));
             }
-            6.. => self.delete_records(),
-            2..=5 => {
+            3..=5 => {
                 let partition = self.rng.below(topic.partitions.len());
                 self.reassign(client, i32::try_from(partition).unwrap());
             }
-            _ => {
+            2 => {
                 let count = topic.partition_count() + 1;
                 let topic = pb::CreatePartitionsTopic {
                     name: TOPIC.to_owned(),
@@ -407,6 +406,7 @@ impl World {
                     pb::CreatePartitions { topics: vec![topic], ..pb::CreatePartitions::default() };
                 self.command(client, SubmitCommand::CreatePartitions(create));
             }
+            _ => self.delete_records(),
         }
     }
 
