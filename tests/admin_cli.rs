@@ -301,6 +301,31 @@ fn a_controller_is_added_and_removed() {
 }
 
 #[test]
+fn every_controller_leads_to_the_active_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let ports = [free_port(), free_port(), free_port()];
+    let voter = |(id, port): (usize, &u16)| format!("{id}@127.0.0.1:{port}");
+    let voters: Vec<String> = (1..).zip(&ports).map(voter).collect();
+    let quorum = format!("controller.quorum.voters={}", voters.join(","));
+    let nodes: Vec<Node> = (1..)
+        .zip(ports)
+        .map(|(id, port)| Node::start_in(&quorum, dir.path(), id, "controller", (0, port), &[]))
+        .collect();
+    let told: Vec<Vec<[String; 3]>> =
+        nodes.iter().map(|n| members(["--bootstrap-controller", &n.controllers()])).collect();
+    assert_eq!(
+        told[0].iter().map(|m| &*m[2]).collect::<Vec<_>>(),
+        ["Leader", "Follower", "Follower"]
+    );
+    assert_eq!(told, vec![told[0].clone(); 3]);
+    for node in &nodes {
+        let at = ["unregister", "--bootstrap-controller", &node.controllers(), "--id", "9"];
+        let gone = refused("kafka-cluster.sh", &at);
+        assert!(gone.contains("Broker ID 9 is not currently registered"), "{gone}");
+    }
+}
+
+#[test]
 fn mistakes_are_named() {
     let quorum = |args: &[&str]| refused("kafka-metadata-quorum.sh", args);
     let at = ["--bootstrap-server", "127.0.0.1:1"];

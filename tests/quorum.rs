@@ -20,7 +20,7 @@ use vltava::{
     pb::controller as pb,
     quorum::{
         ControllerListener, LogPolicy, MetadataSource, Observer, ObserverSettings, ProposeError,
-        Quorum, QuorumError, QuorumSettings, QuorumTimeouts, Voter, serve,
+        Quorum, QuorumError, QuorumSettings, QuorumTimeouts, TcpDial, Voter, serve,
     },
 };
 
@@ -107,6 +107,7 @@ impl Cluster {
             listener_name: "CONTROLLER".into(),
             timeouts: timeouts(),
             log: self.policy,
+            dial: Arc::new(TcpDial),
         }
     }
 
@@ -141,6 +142,7 @@ impl Cluster {
             voters: self.voters.clone(),
             bootstrap: Vec::new(),
             dir: None,
+            dial: Arc::new(TcpDial),
             timeouts: timeouts(),
         }
     }

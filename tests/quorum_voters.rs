@@ -12,7 +12,7 @@ use vltava::{
     quorum::{
         Address, ControllerEndpoint, ControllerListener, DynamicVoters, LogPolicy, MetadataSource,
         Observer, ObserverSettings, ProposeError, Quorum, QuorumDescription, QuorumSettings,
-        QuorumTimeouts, Voter, VoterChangeError, VoterKey, serve,
+        QuorumTimeouts, TcpDial, Voter, VoterChangeError, VoterKey, serve,
     },
 };
 
@@ -91,6 +91,7 @@ impl Cluster {
             listener_name: "CONTROLLER".into(),
             timeouts: timeouts(),
             log: LogPolicy::default(),
+            dial: Arc::new(TcpDial),
         };
         let quorum = Quorum::start(settings, dir, Arc::new(OsClock::new())).await.unwrap();
         let quorum = Arc::new(quorum);
@@ -211,6 +212,7 @@ async fn a_quorum_grows_from_one_node_and_shrinks() {
         voters: Vec::new(),
         bootstrap: vec![c.address(3)],
         dir: None,
+        dial: Arc::new(TcpDial),
         timeouts: timeouts(),
     });
     let observer = observer.unwrap();

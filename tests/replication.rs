@@ -41,6 +41,7 @@ fn settings(min_isr: usize, durable: bool) -> Arc<PartitionSettings> {
         log: Arc::new(LogConfig { flush_messages, ..LogConfig::default() }),
         min_insync_replicas: min_isr,
         lag_max: Duration::from_secs(30),
+        followers_serve: false,
     })
 }
 

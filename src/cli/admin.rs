@@ -53,6 +53,24 @@ pub(super) enum AdminError {
 }
 
 impl AdminError {
+    /// The text with the name of Java's exception in front, as tools print it that wait for an
+    /// answer's future.
+    pub(super) fn with_class(&self) -> String {
+        let class = match self {
+            Self::NoNode { .. } => "Timeout".to_owned(),
+            Self::Unsupported(_) => "UnsupportedVersion".to_owned(),
+            Self::Refused { code, .. } => match code {
+                ErrorCode::RequestTimedOut => "Timeout".to_owned(),
+                ErrorCode::TopicAlreadyExists => "TopicExists".to_owned(),
+                ErrorCode::UnknownServerError => "UnknownServer".to_owned(),
+                ErrorCode::ClusterAuthorizationFailed => "ClusterAuthorization".to_owned(),
+                code => format!("{code:?}"),
+            },
+            Self::Usage(text) => return text.clone(),
+        };
+        format!("org.apache.kafka.common.errors.{class}Exception: {self}")
+    }
+
     /// An error that an answer carries, if it carries one.
     pub(super) fn check(code: ErrorCode, message: Option<String>) -> Result<(), Self> {
         match code {
@@ -230,12 +248,12 @@ impl Admin {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let mut connection = self.open.insert(connection);
+        let connection = self.open.insert(connection);
         let version = common_version(R::KEY, &connection.versions);
         let version = version.ok_or(Failure::Final(AdminError::Unsupported(R::KEY)))?;
         self.correlation_id = self.correlation_id.wrapping_add(1);
         let (id, client) = (self.correlation_id, self.properties.client_id.as_str());
-        call(&mut connection, request, version, (id, client)).await
+        call(connection, request, version, (id, client)).await
     }
 
     /// Connects to the node that is next: the one that was named, or the next of the bootstrap

@@ -81,7 +81,7 @@ pub(super) fn run(words: &[String]) -> ExitCode {
     };
     match carry_out(&arguments.command) {
         Ok(text) => print(&text),
-        Err(e) => fail(&e.to_string()),
+        Err(e) => fail(&e.with_class()),
     }
 }
 

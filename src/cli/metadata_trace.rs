@@ -70,7 +70,7 @@ fn tell(diff: &PartitionDiff<'_>, out: &mut String) {
     // Names of topics have no characters that JSON escapes.
     let _ = writeln!(
         out,
-        r#"{{"leader":{{"tp":["{}",{}],"node":{},"epoch":{},"pe":{},"isr":[{}],"elr":[{}]}}}}"#,
+        r#"{{"leader":{{"tp":["{}",{}],"node":{},"epoch":{},"pe":{},"isr":[{}],"elr":[{}],{}}}}}"#,
         diff.topic,
         diff.partition,
         now.leader.map_or(-1, |n| n.0),
@@ -78,5 +78,6 @@ fn tell(diff: &PartitionDiff<'_>, out: &mut String) {
         now.partition_epoch,
         ids(&now.isr),
         ids(now.elr()),
+        format_args!(r#""last":[{}]"#, ids(now.last_known_elr())),
     );
 }

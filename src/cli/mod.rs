@@ -10,6 +10,7 @@ mod format;
 mod histcheck;
 mod metadata_trace;
 mod quorum;
+mod quorum_add;
 mod server;
 mod start_check;
 mod stop;

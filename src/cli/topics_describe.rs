@@ -181,7 +181,8 @@ fn topic_lines(topic: &Topic, seen: &Seen<'_>, report: &Report, out: &mut String
         .filter(|e| e.config_source != DEFAULT_CONFIG)
         .map(|e| format!("{}={}", e.name, e.value.as_deref().unwrap_or("null")))
         .collect();
-    if !report.is_of_partitions() && !(report.topics_with_overrides && set.is_empty()) {
+    let left_out = report.topics_with_overrides && set.is_empty();
+    if !(report.is_of_partitions() || left_out) {
         let factor = topic.partitions.first().map_or(0, |p| replication_factor(p, moves));
         out.push_str(&format!(
             "Topic: {name}\tTopicId: {}\tPartitionCount: {}\tReplicationFactor: {factor}\t\
@@ -212,7 +213,7 @@ fn shown(p: &Partition, seen: &Seen<'_>, report: &Report, min_isr: usize) -> boo
 
 fn partition_line(topic: &str, p: &Partition, moving: Option<&Reassignment>) -> String {
     let list = |ids: &[i32]| ids.iter().map(i32::to_string).collect::<Vec<_>>().join(",");
-    let optional = |ids: &Option<Vec<i32>>| ids.as_deref().map_or("N/A".to_owned(), list);
+    let optional = |ids: &Option<Vec<i32>>| ids.as_deref().map_or_else(|| "N/A".to_owned(), list);
     let leader = if p.leader_id < 0 { "none".to_owned() } else { p.leader_id.to_string() };
     let moving = moving.map_or(String::new(), |m| {
         let (adding, removing) = (list(&m.adding_replicas), list(&m.removing_replicas));

@@ -180,17 +180,18 @@ impl ControllerClient {
     }
 
     fn client(&self, voter: &Voter) -> Option<Client> {
+        let caller = self.shared.source.caller();
         let mut channels = self.shared.channels.lock().unwrap_or_else(PoisonError::into_inner);
         let channel = match channels.get(&voter.id) {
             Some((at, channel)) if at == voter => channel.clone(),
             _ => {
-                let channel = channel_to(voter, &self.shared.timeouts)?;
+                let channel = channel_to(voter, &self.shared.timeouts, &caller)?;
                 channels.insert(voter.id, (voter.clone(), channel.clone()));
                 channel
             }
         };
         Some(
-            Client::new(InterceptedService::new(channel, self.shared.source.caller()))
+            Client::new(InterceptedService::new(channel, caller))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
         )

@@ -15,6 +15,7 @@ pub(super) struct State {
     epoch: i32,
     isr: BTreeSet<i32>,
     elr: BTreeSet<i32>,
+    last: BTreeSet<i32>,
 }
 
 /// A node's marks in one leader epoch: log start, stable, high watermark.
@@ -52,6 +53,7 @@ pub(super) fn leader(part: &mut Partition, seen: &Leader<'_>, verdict: &mut Verd
         epoch: seen.epoch,
         isr: seen.isr.iter().copied().collect(),
         elr: seen.elr.iter().copied().collect(),
+        last: seen.last.iter().copied().collect(),
     };
     let known = part.cluster.states.entry(pe).or_insert_with(|| state.clone());
     if *known != state {
@@ -108,7 +110,9 @@ pub(super) fn settle_copies(part: &Partition, replicas: Option<u32>, verdict: &m
     }
 }
 
-/// Leaders come from the in-sync or the eligible set of the state before.
+/// Leaders come from the in-sync or the eligible set of the state before. Where both are empty,
+/// after an unclean stop of all, the last known leader is the best there is (KIP-966): whether it
+/// had lost anything, the records tell.
 pub(super) fn settle_leaders(part: &Partition, unclean: bool, verdict: &mut Verdict) {
     let (topic, index) = (&part.topic, part.index);
     let mut before: Option<(i32, &State)> = None;
@@ -129,6 +133,7 @@ pub(super) fn settle_leaders(part: &Partition, unclean: bool, verdict: &mut Verd
             && !unclean
             && !old.isr.contains(&state.node)
             && !old.elr.contains(&state.node)
+            && !(old.isr.is_empty() && old.elr.is_empty() && old.last.contains(&state.node))
         {
             Some("the leader was not in sync")
         } else {

@@ -208,6 +208,9 @@ pub(super) struct Leader<'a> {
     pub(super) isr: Vec<i32>,
     #[serde(default)]
     pub(super) elr: Vec<i32>,
+    /// The last known leader, where nobody is left in sync or eligible.
+    #[serde(default)]
+    pub(super) last: Vec<i32>,
 }
 
 /// A node's own view of a partition it leads.

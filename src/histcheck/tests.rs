@@ -140,6 +140,11 @@ fn what_kafka_may_do_passes() {
     let mut unclean = with(r#""id":"r""#, r#""id":"r","unclean":true"#);
     unclean.push(leader(2, 1, 6, "1"));
     assert!(judge(&unclean).unwrap().passed());
+    // The last known leader, when all stopped uncleanly.
+    let nobody = leader(2, -1, 6, "").replace("]}}", r#"],"last":[1]}}"#);
+    let known = and(&[nobody.clone(), leader(3, 1, 7, "1")]);
+    assert!(judge(&known).unwrap().passed(), "{}", judge(&known).unwrap());
+    assert!(!judge(&and(&[nobody, leader(3, 3, 7, "3")])).unwrap().passed());
 }
 
 #[test]

@@ -30,7 +30,8 @@ use crate::{
     os::{OsClock, OsEntropy, OsFs, limits},
     quorum::{
         Address, ControllerListener, DynamicVoters, LogPolicy, MetadataSource, Observer,
-        ObserverSettings, Quorum, QuorumError, QuorumSettings, QuorumTimeouts, Voter, serve,
+        ObserverSettings, Quorum, QuorumError, QuorumSettings, QuorumTimeouts, TcpDial, Voter,
+        serve,
     },
     server::Controller,
     telemetry,
@@ -223,6 +224,7 @@ fn observer_settings(
         voters,
         bootstrap: bootstrap_servers(config),
         dir: Some(Arc::clone(&dirs.metadata.1)),
+        dial: Arc::new(TcpDial),
         timeouts: timeouts(config),
     }
 }
@@ -282,6 +284,7 @@ async fn start_controller(
         listener_name: config.controller_listener_names.first().cloned().unwrap_or_default(),
         timeouts: timeouts(config),
         log: log_policy(config),
+        dial: Arc::new(TcpDial),
     };
     let dir = Arc::clone(&dirs.metadata.1);
     let quorum = Arc::new(Quorum::start(settings, dir, Arc::clone(&world.clock)).await?);

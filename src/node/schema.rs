@@ -61,6 +61,7 @@ pub(crate) fn partition_settings(
         log: Arc::new(log),
         min_insync_replicas: usize::try_from(config.min_insync_replicas).unwrap_or(1),
         lag_max: Duration::from_millis(server.replica.lag_time_max_ms.try_into().unwrap_or(0)),
+        followers_serve: server.replica.selects_by_rack(),
     })
 }
 

@@ -8,7 +8,7 @@ use std::{io, sync::Arc, time::Duration};
 use openraft::{
     ServerState, async_runtime::watch::WatchReceiver as _, raft::TransferLeaderRequest,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::{
@@ -97,7 +97,7 @@ impl LeaderWatch {
         if why.as_ref().is_some_and(not_leader) {
             return Fate::Gone;
         }
-        let dial = TcpStream::connect((leader.host.as_str(), leader.port));
+        let dial = self.caller.dial(leader.authority());
         match timeout(DIAL_TIMEOUT, dial).await {
             Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Fate::Gone,
             _ => Fate::Unknown,

@@ -160,7 +160,8 @@ mod tests {
     use crate::quorum::{network::Caller, types::Peer};
 
     fn meta(cluster: &str, id: i32, own: u8, to: u8) -> MetadataMap {
-        let caller = Caller::new(cluster, NodeId(id), Uuid([own; 16])).unwrap();
+        let dial = Arc::new(crate::quorum::dial::TcpDial);
+        let caller = Caller::new(cluster, NodeId(id), Uuid([own; 16]), dial).unwrap();
         caller.sign_to((), Uuid([to; 16])).metadata().clone()
     }
 

@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::{
-    network::{Caller, channel},
+    network::Caller,
     settings::{DynamicVoters, Leadership, QuorumTimeouts, Voter},
     types,
     voters::VoterChanges,
@@ -102,7 +102,8 @@ impl Enrolment {
 
     async fn ask(&self, whom: &str) -> Result<(), Failed> {
         let refused = |why: String| Failed::Refused(why);
-        let channel = channel(whom, &self.timeouts).map_err(|e| refused(e.to_string()))?;
+        let channel =
+            self.caller.channel(whom, &self.timeouts).map_err(|e| refused(e.to_string()))?;
         let request = self.caller.sign(pb::EnrolRequest {
             node: Some(types::voter_to_pb(&self.own)),
             as_voter: self.settings.auto_join,

@@ -190,15 +190,36 @@ fn gone() -> io::Error {
 #[derive(Debug, Clone)]
 pub(crate) struct LogStore {
     shared: Arc<Shared>,
-    io: mpsc::Sender<Io>,
+    io: Way,
 }
 
-/// The thread that writes.
+/// The way to who writes.
+#[derive(Debug, Clone)]
+enum Way {
+    /// A thread of its own.
+    Thread(mpsc::Sender<Io>),
+    /// Whoever asks.
+    Here(Arc<Writer>),
+}
+
+impl Way {
+    fn send(&self, what: Io) -> io::Result<()> {
+        match self {
+            Self::Thread(io) => io.send(what).map_err(|_| gone()),
+            Self::Here(writer) => {
+                writer.all(VecDeque::from([what]));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The thread that writes, if there is one.
 #[derive(Debug)]
 pub(crate) struct WriterThread {
-    io: mpsc::Sender<Io>,
+    io: Way,
     shared: Arc<Shared>,
-    handle: std::thread::JoinHandle<()>,
+    handle: Option<std::thread::JoinHandle<()>>,
 }
 
 impl WriterThread {
@@ -207,7 +228,8 @@ impl WriterThread {
         self.shared.disk.begin_close();
         // It may have ended already.
         let _ = self.io.send(Io::Stop);
-        let joined = tokio::task::spawn_blocking(move || self.handle.join()).await;
+        let Some(handle) = self.handle else { return };
+        let joined = tokio::task::spawn_blocking(move || handle.join()).await;
         if !matches!(joined, Ok(Ok(()))) {
             tracing::error!("the metadata log's writer panicked");
         }
@@ -215,8 +237,8 @@ impl WriterThread {
 }
 
 impl LogStore {
-    /// A store over `disk` and the thread that writes to it.
-    pub(crate) fn start(disk: Disk) -> io::Result<(Self, WriterThread)> {
+    /// A store over `disk` and the thread that writes to it, if it is to be a thread of its own.
+    pub(crate) fn start(disk: Disk, own_thread: bool) -> io::Result<(Self, WriterThread)> {
         let state = disk.state();
         let purged = super::vote_file::purged_log_id(state);
         let last = disk.last_entry()?.or(purged);
@@ -228,11 +250,14 @@ impl LogStore {
             ..Tail::default()
         };
         let shared = Arc::new(Shared { tail: Mutex::new(tail), disk });
-        let (io, asked) = mpsc::channel();
         let writer = Writer { shared: Arc::clone(&shared) };
-        let handle = std::thread::Builder::new()
-            .name("quorum-log".to_owned())
-            .spawn(move || writer.run(&asked))?;
+        let (io, handle) = if own_thread {
+            let (io, asked) = mpsc::channel();
+            let thread = std::thread::Builder::new().name("quorum-log".to_owned());
+            (Way::Thread(io), Some(thread.spawn(move || writer.run(&asked))?))
+        } else {
+            (Way::Here(Arc::new(writer)), None)
+        };
         let thread = WriterThread { io: io.clone(), shared: Arc::clone(&shared), handle };
         Ok((Self { shared, io }, thread))
     }
@@ -244,7 +269,7 @@ impl LogStore {
 
     async fn ask(&self, what: impl FnOnce(Done) -> Io) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
-        self.io.send(what(done)).map_err(|_| gone())?;
+        self.io.send(what(done))?;
         answer.await.map_err(|_| gone())?
     }
 
@@ -342,7 +367,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             callback.io_completed(Ok(()));
             return Ok(());
         };
-        self.io.send(Io::Append { batches, last, done: callback }).map_err(|_| gone())
+        self.io.send(Io::Append { batches, last, done: callback })
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
@@ -358,6 +383,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 }
 
 /// The writing side.
+#[derive(Debug)]
 struct Writer {
     shared: Arc<Shared>,
 }
@@ -379,16 +405,27 @@ impl Writer {
             };
             let mut queue = VecDeque::from([first]);
             queue.extend(asked.try_iter());
-            while let Some(next) = queue.pop_front() {
-                match next {
-                    Io::Append { batches, last, done } => {
-                        self.append(batches, last, done, &mut queue);
-                    }
-                    Io::Stop => return self.shared.disk.close(),
-                    other => self.one(other),
-                }
+            if !self.all(queue) {
+                return;
             }
         }
+    }
+
+    /// Does all that is queued; false once it was told to end.
+    fn all(&self, mut queue: VecDeque<Io>) -> bool {
+        while let Some(next) = queue.pop_front() {
+            match next {
+                Io::Append { batches, last, done } => {
+                    self.append(batches, last, done, &mut queue);
+                }
+                Io::Stop => {
+                    self.shared.disk.close();
+                    return false;
+                }
+                other => self.one(other),
+            }
+        }
+        true
     }
 
     /// Writes this append and those that follow it directly, then syncs once for all.

@@ -151,14 +151,17 @@ impl Quorum {
     ) -> Result<Self, QuorumError> {
         check(&settings)?;
         let config = Arc::new(raft_config(&settings)?);
-        let caller = Caller::new(&settings.cluster_id, settings.node_id, settings.directory_id)
+        let dial = Arc::clone(&settings.dial);
+        let (id, directory) = (settings.node_id, settings.directory_id);
+        let caller = Caller::new(&settings.cluster_id, id, directory, dial)
             .map_err(|e| QuorumError::Settings(e.to_string()))?;
         let policy = settings.log;
         let opening = Arc::clone(&clock);
         let found = tokio::task::spawn_blocking(move || Disk::open(dir, policy, opening));
         let found = found.await.map_err(|e| QuorumError::Raft(e.to_string()))??;
         let fatal = |e: &dyn std::fmt::Display| QuorumError::Raft(e.to_string());
-        let (log, writer) = LogStore::start(found.disk).map_err(|e| fatal(&e))?;
+        let (log, writer) =
+            LogStore::start(found.disk, policy.own_thread).map_err(|e| fatal(&e))?;
         let beginning = Beginning {
             checkpoint: found.checkpoint,
             header: found.header,
@@ -176,7 +179,7 @@ impl Quorum {
             None => settings.voters.clone(),
         };
         let timeouts = settings.timeouts;
-        let peers = Peers::new(timeouts, configured);
+        let peers = Peers::new(caller.clone(), timeouts, configured);
         let network = Network { caller: caller.clone(), timeouts, peers: Arc::clone(&peers) };
         let raft = match launch(&settings, config, network, log.clone(), machine).await {
             Ok(raft) => raft,

@@ -11,6 +11,7 @@
 
 mod attend;
 mod checkpoint;
+mod dial;
 mod disk;
 mod doorman;
 mod enrol;
@@ -34,6 +35,7 @@ mod upkeep;
 mod vote_file;
 mod voters;
 
+pub use dial::{Connection, Dial, TcpDial};
 pub use doorman::Doorman;
 pub use listener::{ControllerListener, KafkaConnections, serve};
 pub use member::Quorum;
@@ -50,8 +52,9 @@ pub use source::{MetadataSource, Subscription};
 pub(crate) fn channel_to(
     voter: &Voter,
     timeouts: &QuorumTimeouts,
+    caller: &Caller,
 ) -> Option<tonic::transport::Channel> {
-    match network::channel(&voter.authority(), timeouts) {
+    match caller.channel(&voter.authority(), timeouts) {
         Ok(channel) => Some(channel),
         Err(e) => {
             tracing::error!(controller = voter.id.0, address = voter.authority(), "{e}");

@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::future::Either;
+use futures::future::{BoxFuture, Either};
 use openraft::{
     OptionalSend,
     errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Timeout, Unreachable},
@@ -18,11 +18,12 @@ use tonic::{
     Code, Request, Status,
     metadata::{Ascii, MetadataMap, MetadataValue},
     service::Interceptor,
-    transport::{Channel, Endpoint},
+    transport::Channel,
 };
 
 use super::{
     checkpoint::CheckpointFile,
+    dial::{self, Connection, Dial},
     entry,
     peers::Peers,
     settings::QuorumTimeouts,
@@ -51,12 +52,13 @@ pub(crate) const INCONSISTENT_DIRECTORY_ID: &str = "INCONSISTENT_DIRECTORY_ID";
 /// What the message of a refusal begins with if the called node does not lead.
 pub(crate) const NOT_LEADER: &str = "NOT_LEADER";
 
-/// Who calls: put into the gRPC metadata of each request.
+/// Who calls, put into the gRPC metadata of each request, and by which way.
 #[derive(Debug, Clone)]
 pub struct Caller {
     cluster_id: MetadataValue<Ascii>,
     node_id: NodeId,
     directory_id: Uuid,
+    dial: Arc<dyn Dial>,
 }
 
 impl Caller {
@@ -66,9 +68,30 @@ impl Caller {
         cluster_id: &str,
         node_id: NodeId,
         directory_id: Uuid,
+        dial: Arc<dyn Dial>,
     ) -> Result<Self, BadMessage> {
         let cluster_id = cluster_id.parse().map_err(|_| BadMessage("cluster id"))?;
-        Ok(Self { cluster_id, node_id, directory_id })
+        Ok(Self { cluster_id, node_id, directory_id, dial })
+    }
+
+    /// The way to `authority`.
+    ///
+    /// # Errors
+    /// It is no address.
+    pub(crate) fn channel(
+        &self,
+        authority: &str,
+        timeouts: &QuorumTimeouts,
+    ) -> Result<Channel, BadMessage> {
+        dial::channel(&self.dial, authority, timeouts)
+    }
+
+    /// Connects to `authority` and says no word.
+    pub(crate) fn dial(
+        &self,
+        authority: String,
+    ) -> BoxFuture<'static, std::io::Result<Box<dyn Connection>>> {
+        self.dial.dial(authority)
     }
 
     /// `message` with the caller's name on it, and the directory that the called node must have
@@ -104,22 +127,6 @@ impl Interceptor for Caller {
         self.name(request.metadata_mut());
         Ok(request)
     }
-}
-
-/// A channel to `authority` (`host:port`) that connects at its first use and again whenever it
-/// broke.
-///
-/// # Errors
-/// Host and port make no address.
-pub(crate) fn channel(authority: &str, timeouts: &QuorumTimeouts) -> Result<Channel, BadMessage> {
-    let endpoint = Endpoint::from_shared(format!("http://{authority}"))
-        .map_err(|_| BadMessage("controller address"))?
-        .connect_timeout(timeouts.request)
-        .tcp_nodelay(true)
-        // A peer that went silent must not hold a call for longer than a request may take.
-        .http2_keep_alive_interval(timeouts.request.max(Duration::from_secs(1)))
-        .keep_alive_timeout(timeouts.request.max(Duration::from_secs(1)));
-    Ok(endpoint.connect_lazy())
 }
 
 /// Makes links to peers.

@@ -21,7 +21,7 @@ use super::{
     entry::{EntryError, Frame, FrameKey},
     image_keeper::{Beside, ImageKeeper},
     image_store::{ImageStore, StorePlace},
-    network::{self, Caller, INCONSISTENT_CLUSTER_ID, MESSAGE_BYTES_MAX},
+    network::{Caller, INCONSISTENT_CLUSTER_ID, MESSAGE_BYTES_MAX},
     settings::{Leadership, METADATA_DIR_NAME, ObserverSettings, QuorumError, Voter},
     source::{MetadataSource, Publisher, Subscription},
     types,
@@ -109,7 +109,9 @@ impl Observer {
             let rule = "controller.quorum.voters: an observer needs at least one controller";
             return Err(QuorumError::Settings(rule.to_owned()));
         }
-        let caller = Caller::new(&settings.cluster_id, settings.node_id, settings.directory_id)
+        let dial = Arc::clone(&settings.dial);
+        let (id, directory) = (settings.node_id, settings.directory_id);
+        let caller = Caller::new(&settings.cluster_id, id, directory, dial)
             .map_err(|e| QuorumError::Settings(e.to_string()))?;
         let loader = Loader::default();
         let publisher = Arc::new(Publisher::new(Arc::clone(loader.image())));
@@ -277,8 +279,8 @@ impl Follower {
     /// Follows one controller until that ends.
     async fn follow(&mut self, target: &Target) -> Result<std::convert::Infallible, StreamEnd> {
         let timeouts = self.settings.timeouts;
-        let channel =
-            network::channel(&target.authority, &timeouts).map_err(|_| StreamEnd::Address)?;
+        let channel = self.caller.channel(&target.authority, &timeouts);
+        let channel = channel.map_err(|_| StreamEnd::Address)?;
         let mut client = ObserversClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let (reports, outgoing) = mpsc::channel(4);
         // There is room: the channel is new.

@@ -9,7 +9,7 @@ use std::{
 use tonic::transport::Channel;
 
 use super::{
-    network::channel,
+    network::Caller,
     settings::{QuorumTimeouts, Voter},
     types::Peer,
 };
@@ -27,6 +27,7 @@ struct Known {
 /// The other controllers by id.
 #[derive(Debug)]
 pub(crate) struct Peers {
+    caller: Caller,
     timeouts: QuorumTimeouts,
     /// Where the configuration says the voters are; it is newer than what the log says.
     configured: Vec<Voter>,
@@ -34,8 +35,12 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(timeouts: QuorumTimeouts, configured: Vec<Voter>) -> Arc<Self> {
-        Arc::new(Self { timeouts, configured, known: Mutex::default() })
+    pub(crate) fn new(
+        caller: Caller,
+        timeouts: QuorumTimeouts,
+        configured: Vec<Voter>,
+    ) -> Arc<Self> {
+        Arc::new(Self { caller, timeouts, configured, known: Mutex::default() })
     }
 
     fn known(&self) -> MutexGuard<'_, BTreeMap<NodeId, Known>> {
@@ -60,7 +65,7 @@ impl Peers {
         if known.get(&id).is_some_and(|k| k.voter == voter) {
             return;
         }
-        let channel = match channel(&voter.authority(), &self.timeouts) {
+        let channel = match self.caller.channel(&voter.authority(), &self.timeouts) {
             Ok(channel) => Some(channel),
             Err(e) => {
                 tracing::error!(peer = id.0, address = voter.authority(), "{e}");
@@ -116,7 +121,9 @@ mod tests {
             host: host.into(),
             port,
         };
-        let peers = Peers::new(QuorumTimeouts::default(), vec![at("new", 2)]);
+        let dial = Arc::new(crate::quorum::dial::TcpDial);
+        let caller = Caller::new("c", NodeId(1), Uuid::ONE, dial).unwrap();
+        let peers = Peers::new(caller, QuorumTimeouts::default(), vec![at("new", 2)]);
         let node = Peer { host: "old".into(), port: 1, directory_id: Uuid::ONE };
         let found = peers.voter(NodeId(2), &node);
         assert_eq!(found, Voter { directory_id: Uuid::ONE, ..at("new", 2) });

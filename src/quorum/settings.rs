@@ -3,6 +3,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use super::dial::Dial;
 use crate::{
     base::{LeaderEpoch, NodeId, Offset, Uuid},
     log::LogDir,
@@ -116,6 +117,9 @@ pub struct LogPolicy {
     pub checkpoint_interval: Duration,
     /// Entries that stay in the log behind a checkpoint, for followers and observers that lag.
     pub entries_kept: u64,
+    /// Whether a thread of its own writes, so that writing shares syncs and nothing waits for it.
+    /// Without it who appends also writes: for a disk that never waits, as simulations have.
+    pub own_thread: bool,
 }
 
 impl Default for LogPolicy {
@@ -125,6 +129,7 @@ impl Default for LogPolicy {
             checkpoint_bytes: 20 * 1024 * 1024,
             checkpoint_interval: Duration::from_secs(3600),
             entries_kept: 1000,
+            own_thread: true,
         }
     }
 }
@@ -149,6 +154,8 @@ pub struct QuorumSettings {
     pub timeouts: QuorumTimeouts,
     /// Segments and checkpoints.
     pub log: LogPolicy,
+    /// The way to other controllers.
+    pub dial: Arc<dyn Dial>,
 }
 
 /// Settings of a quorum whose voters are recorded in its log (kraft.version 1).
@@ -187,6 +194,8 @@ pub struct ObserverSettings {
     /// The log directory that holds metadata, where the image is kept for the next start; `None`
     /// keeps it in memory only.
     pub dir: Option<Arc<LogDir>>,
+    /// The way to controllers.
+    pub dial: Arc<dyn Dial>,
     /// Timeouts.
     pub timeouts: QuorumTimeouts,
 }

@@ -3,6 +3,7 @@
 //! Uses `base`, `config`, `record`, `log`, `metadata`.
 
 mod answer;
+pub mod bell;
 pub mod brokers;
 pub mod dirs;
 pub mod fetch_driver;
@@ -24,5 +25,6 @@ pub mod publish;
 pub mod settings;
 pub mod table;
 mod timed;
+mod turned_away;
 pub mod upkeep_driver;
 pub mod waiters;

@@ -12,11 +12,13 @@ use futures::channel::oneshot;
 
 pub use super::answer::{Found, Isolation, Marks, Receipt, Refusal, TimedOffset};
 use super::{
+    bell::{Bell, Listeners},
     brokers::Brokers,
     follower::Follower,
     leader::Leader,
     settings::PartitionSettings,
-    waiters::{Waiters, Wake},
+    turned_away::TurnedAway,
+    waiters::Waiters,
 };
 use crate::{
     base::{ErrorCode, LeaderEpoch, Mutant, Now, Offset, mutant},
@@ -52,12 +54,13 @@ pub struct Partition {
     pub(super) committed: Waiters<oneshot::Sender<Committed>>,
     pub(super) flushed: Waiters<oneshot::Sender<Committed>>,
     /// Fetches that wait for the high watermark.
-    readers: Vec<Arc<Wake>>,
+    pub(super) readers: Listeners,
     /// Fetches of followers, which wait for the log end.
-    followers: Vec<Arc<Wake>>,
+    pub(super) followers: Listeners,
     flush: Flush,
     /// Whether a segment was closed and is not yet on its way to the disk.
     pub(super) rolled: bool,
+    pub(super) turned_away: TurnedAway,
 }
 
 /// A flush of this partition.
@@ -91,10 +94,11 @@ impl Partition {
             high_watermark: high_watermark.clamp(start, end.max(start)),
             committed: Waiters::default(),
             flushed: Waiters::default(),
-            readers: Vec::new(),
-            followers: Vec::new(),
+            readers: Listeners::default(),
+            followers: Listeners::default(),
             flush: Flush::Idle,
             rolled: false,
+            turned_away: TurnedAway::default(),
         }
     }
 
@@ -133,8 +137,8 @@ impl Partition {
         for waiter in self.committed.all().into_iter().chain(self.flushed.all()) {
             let _ = waiter.send(Err(code));
         }
-        self.wake_readers();
-        self.wake_followers();
+        self.readers.ring();
+        self.followers.ring();
     }
 
     /// Waits for `offset` to be committed; `None` if it is.
@@ -215,27 +219,20 @@ impl Partition {
         }
     }
 
-    fn wake_readers(&mut self) {
-        for wake in self.readers.drain(..) {
-            wake.wake();
-        }
+    /// Lets `bell` ring with `id` when there is more to read for a consumer.
+    pub fn listen(&mut self, bell: &Arc<Bell>, id: u64) {
+        self.readers.add(bell, id);
     }
 
-    /// Wakes the followers' fetches that wait for more of the log.
-    pub(super) fn wake_followers(&mut self) {
-        for wake in self.followers.drain(..) {
-            wake.wake();
-        }
+    /// Lets `bell` ring with `id` when there is more to read for a follower.
+    pub fn listen_as_follower(&mut self, bell: &Arc<Bell>, id: u64) {
+        self.followers.add(bell, id);
     }
 
-    /// Registers a fetch that waits for a higher watermark. Fetches that are gone make room.
-    pub fn register(&mut self, wake: &Arc<Wake>) {
-        register(&mut self.readers, wake);
-    }
-
-    /// Registers a follower's fetch, which waits for a longer log.
-    pub fn register_follower(&mut self, wake: &Arc<Wake>) {
-        register(&mut self.followers, wake);
+    /// The log start moved: whoever reads is to be told with the next answer.
+    pub fn log_start_moved(&mut self) {
+        self.readers.note();
+        self.followers.note();
     }
 
     /// Leaves office: whoever waits is sent to the new leader.
@@ -261,11 +258,11 @@ impl Partition {
         for waiter in self.committed.reached(offset) {
             let _ = waiter.send(Ok(offset));
         }
-        self.wake_readers();
+        self.readers.ring();
+        if self.settings.followers_serve {
+            self.followers.ring();
+        } else {
+            self.followers.note();
+        }
     }
-}
-
-fn register(list: &mut Vec<Arc<Wake>>, wake: &Arc<Wake>) {
-    list.retain(|w| Arc::strong_count(w) > 1);
-    list.push(Arc::clone(wake));
 }

@@ -11,7 +11,7 @@ use crate::{
     base::{ErrorCode, LeaderEpoch, Mono, Mutant, NodeId, Now, Offset, mutant},
     log::EpochEnd,
     metadata::PartitionRegistration,
-    record::{ProduceContext, Scratch, TimestampType, Validated, validate},
+    record::{BatchHeader, ProduceContext, Scratch, TimestampType, Validated, validate},
 };
 
 /// What a follower asks of one partition.
@@ -122,6 +122,22 @@ impl Partition {
         now: Now,
         scratch: &mut Scratch,
     ) -> Result<Receipt, Refusal> {
+        let outcome = self.try_produce(records, acks_all, api_version, now, scratch);
+        let producer = || {
+            let header = BatchHeader::read(records).ok().filter(BatchHeader::has_producer_id)?;
+            Some((header.producer_id, header.producer_epoch))
+        };
+        self.turned_away.tell(producer, outcome)
+    }
+
+    fn try_produce(
+        &mut self,
+        records: &Bytes,
+        acks_all: bool,
+        api_version: i16,
+        now: Now,
+        scratch: &mut Scratch,
+    ) -> Result<Receipt, Refusal> {
         self.check_append(acks_all)?;
         let context = ProduceContext { now_ms: now.wall_ms, api_version };
         let batch = validate(records, &self.settings.rules, context, scratch)?;
@@ -166,7 +182,7 @@ impl Partition {
             if let Role::Leader(leader) = &mut self.role {
                 leader.appended(old_end, now.mono);
             }
-            self.wake_followers();
+            self.followers.ring();
             self.advance(now.mono);
         }
         Ok(Receipt {

@@ -171,7 +171,9 @@ impl Partition {
         if to < 0 || to > self.high_watermark {
             return Err(ErrorCode::OffsetOutOfRange.into());
         }
-        self.log.advance_log_start(to, now)?;
+        if self.log.advance_log_start(to, now)? {
+            self.log_start_moved();
+        }
         Ok(self.log.log_start_offset())
     }
 }

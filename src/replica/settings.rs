@@ -15,6 +15,9 @@ pub struct PartitionSettings {
     pub min_insync_replicas: usize,
     /// `replica.lag.time.max.ms`: a follower that has not had all for so long leaves the ISR.
     pub lag_max: Duration,
+    /// Whether consumers read from followers, too (`replica.selector.class`): followers then hear
+    /// of a higher watermark at once.
+    pub followers_serve: bool,
 }
 
 impl PartitionSettings {

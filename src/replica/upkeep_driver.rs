@@ -128,6 +128,9 @@ fn retention(table: &ReplicaTable) {
         let high_watermark = partition.high_watermark();
         let rolled = partition.log.roll_if_due(now);
         let expired = rolled.and_then(|_| partition.log.delete_expired(high_watermark, now));
+        if matches!(expired, Ok(Some(_))) {
+            partition.log_start_moved();
+        }
         drop(partition);
         match expired {
             Ok(Some(e)) => tracing::info!(

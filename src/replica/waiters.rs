@@ -1,16 +1,7 @@
-//! Who waits for an offset: producers for the high watermark, fetches for more data. Plain data;
-//! the table holds its lock and completes what these return.
+//! Who waits for an offset: producers for the high watermark or for the disk. Plain data; the table
+//! holds its lock and completes what these return. Fetches wait by `bell`.
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
-};
-
-use futures::task::AtomicWaker;
+use std::collections::BTreeMap;
 
 use crate::base::Offset;
 
@@ -78,34 +69,6 @@ impl<T> Waiters<T> {
     }
 }
 
-/// One fetch that waits for any of its partitions. Registered with each; the first to have news
-/// wakes it, later calls do nothing.
-#[derive(Debug, Default)]
-pub struct Wake {
-    woken: AtomicBool,
-    waker: AtomicWaker,
-}
-
-impl Wake {
-    /// A wake that nobody has called yet.
-    #[must_use]
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self::default())
-    }
-
-    /// Wakes the fetch.
-    pub fn wake(&self) {
-        self.woken.store(true, Ordering::Release);
-        self.waker.wake();
-    }
-
-    /// Ready once [`Wake::wake`] was called.
-    pub fn poll_woken(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.waker.register(cx.waker());
-        if self.woken.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,14 +94,5 @@ mod tests {
             w.park(n, n);
         }
         assert!(w.len() < 250, "{}", w.len());
-    }
-
-    #[test]
-    fn a_wake_before_the_wait_is_not_lost() {
-        let wake = Wake::new();
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        assert!(wake.poll_woken(&mut cx).is_pending());
-        wake.wake();
-        assert!(wake.poll_woken(&mut cx).is_ready());
     }
 }

@@ -48,6 +48,7 @@ pub(crate) fn settings(durable: bool) -> Arc<PartitionSettings> {
         log: Arc::new(log),
         min_insync_replicas: 1,
         lag_max: Duration::from_secs(30),
+        followers_serve: true,
     })
 }
 
@@ -97,7 +98,7 @@ impl Node {
     }
 
     /// Asks `leader` once and takes its answer.
-    pub(crate) fn pull(&self, slot: &Slot, leader: &Node, from: &Slot) -> Followed {
+    pub(crate) fn pull(&self, slot: &Slot, leader: &Self, from: &Slot) -> Followed {
         let position = slot.lock().next_fetch(self.now()).expect("it follows somebody");
         let answer = self.answer(leader, from, &position);
         slot.lock().fetched(&answer, self.now())
@@ -106,7 +107,7 @@ impl Node {
     /// What `leader` answers to this broker.
     pub(crate) fn answer(
         &self,
-        leader: &Node,
+        leader: &Self,
         from: &Slot,
         at: &FetchPosition,
     ) -> FetchedPartition {
@@ -149,7 +150,7 @@ impl Node {
     }
 
     /// Pulls until there is nothing new, asking for bounds where it must.
-    pub(crate) fn catch_up(&self, slot: &Slot, leader: &Node, from: &Slot) {
+    pub(crate) fn catch_up(&self, slot: &Slot, leader: &Self, from: &Slot) {
         for _ in 0..100 {
             match self.pull(slot, leader, from) {
                 Followed::Moved { .. } => {}

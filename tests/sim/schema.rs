@@ -58,6 +58,7 @@ pub fn partition_settings(plan: &Plan) -> Arc<PartitionSettings> {
         log: Arc::new(log),
         min_insync_replicas: plan.min_isr,
         lag_max: std::time::Duration::from_millis(LAG_MS),
+        followers_serve: false,
     })
 }
 

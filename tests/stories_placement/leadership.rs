@@ -199,7 +199,8 @@ fn operators_elect_uncleanly() {
     let mut w = World::with(false, &[1, 2, 3]);
     w.create("t", &[&[1, 2], &[1, 3]]);
     assert_eq!(w.isr("t", 0, &[1]), ErrorCode::None);
-    (w.kill(3), w.kill(1));
+    w.kill(3);
+    w.kill(1);
     let none = told(
         ErrorCode::EligibleLeadersNotAvailable,
         "Eligible topic partition leaders are not available.",
@@ -304,14 +305,16 @@ fn a_stopping_broker_waits_until_others_know_the_last_move() {
     let mut stop = w.heartbeat(1);
     stop.want_shut_down = true;
     assert!(!w.beat_with(stop.clone()).should_shut_down);
-    (w.beat(2), w.beat(3));
+    w.beat(2);
+    w.beat(3);
     assert!(!w.beat_with(stop.clone()).should_shut_down, "slices are left");
     while w.deadline_ms() == Some(0) {
         w.tick();
     }
     assert_eq!(in_isr(&w, 1), 0);
     w.beat(2);
-    (w.beat(2), w.beat(3));
+    w.beat(2);
+    w.beat(3);
     assert!(w.beat_with(stop).should_shut_down);
 }
 

@@ -41,6 +41,9 @@ impl ConfigSchema for AnyKey {
 /// A code and its text, as a test compares them.
 pub(crate) type Told = (ErrorCode, Option<String>);
 
+/// Topic, partition, replicas, adding, removing of a move.
+type Move = (String, i32, Vec<i32>, Vec<i32>, Vec<i32>);
+
 /// See the file's head.
 pub(crate) struct World {
     core: Core,
@@ -411,8 +414,8 @@ impl World {
         }
     }
 
-    /// Topic, partition, replicas, adding, removing of each move under way.
-    pub(crate) fn moves(&mut self) -> Vec<(String, i32, Vec<i32>, Vec<i32>, Vec<i32>)> {
+    /// Each move under way.
+    pub(crate) fn moves(&mut self) -> Vec<Move> {
         let command = pb::ListPartitionReassignments { all: true, topics: Vec::new() };
         let reply = self.submit(SubmitCommand::ListPartitionReassignments(command)).reply;
         let Some(SubmitBody::ListPartitionReassignments(b)) = reply else { panic!("{reply:?}") };

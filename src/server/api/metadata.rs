@@ -383,3 +383,94 @@ fn described(
         offline_replicas: offline(image, &caller.listener, r),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metadata::{
+        Endpoint, Loader, Position, Record,
+        record::{Partition, RegisterBroker},
+    };
+
+    const TOPIC: Uuid = Uuid([7; 16]);
+    const DIR: Uuid = Uuid([9; 16]);
+
+    fn broker(id: i32, listeners: &[&str], fenced: bool) -> Record {
+        let endpoint = |name: &&str| Endpoint {
+            name: (*name).into(),
+            host: "h".into(),
+            port: 9092,
+            security_protocol: 0,
+        };
+        Record::RegisterBroker(RegisterBroker {
+            id: NodeId(id),
+            incarnation: Uuid::ONE,
+            epoch: None,
+            endpoints: listeners.iter().map(endpoint).collect(),
+            features: Vec::new(),
+            rack: None,
+            log_dirs: vec![DIR],
+            fenced,
+            in_controlled_shutdown: false,
+            cordoned_dirs: None,
+        })
+    }
+
+    /// Partition p is led by broker p on 1 and p; broker 1 has both listeners, 2 lacks ONE, 3 is
+    /// fenced, 4 is not registered.
+    fn image() -> Arc<Image> {
+        let mut records = vec![
+            Record::FeatureLevel { name: "metadata.version".into(), level: 30 },
+            broker(1, &["ONE", "TWO"], false),
+            broker(2, &["TWO"], false),
+            broker(3, &["ONE", "TWO"], true),
+            Record::Topic { name: "t".into(), id: TOPIC },
+        ];
+        for p in 0..5 {
+            let nodes = [NodeId(1), NodeId(p.max(2))];
+            let mut state = PartitionRegistration::new(&nodes, &[DIR, DIR], &nodes);
+            state.leader = (p > 0).then_some(NodeId(p));
+            records.push(Record::Partition(Partition { topic_id: TOPIC, partition: p, state }));
+        }
+        let mut loader = Loader::default();
+        loader.load_batch(Position { offset: 0, epoch: 1 }, &records).unwrap().unwrap().image
+    }
+
+    fn caller(version: i16) -> Caller {
+        let (host, client_id) = ("/h".into(), "".into());
+        Caller { listener: "ONE".into(), host, client_id, version, correlation_id: 1 }
+    }
+
+    fn told(version: i16, p: i32) -> (ErrorCode, i32, Vec<i32>, Vec<i32>) {
+        let image = image();
+        let topic = image.topics().by_id(TOPIC).unwrap();
+        let (_, r) = topic.iter().find(|(at, _)| *at == p).unwrap();
+        let m = partition_metadata(&caller(version), &image, p, r);
+        (m.error_code, m.leader_id, m.replica_nodes, m.offline_replicas)
+    }
+
+    #[test]
+    fn a_client_is_told_of_what_it_can_reach_by_its_listener() {
+        use ErrorCode::{LeaderNotAvailable, ListenerNotFound, None, ReplicaNotAvailable};
+        assert_eq!(told(13, 0), (LeaderNotAvailable, -1, vec![1, 2], vec![2]));
+        assert_eq!(told(13, 1), (None, 1, vec![1, 2], vec![2]));
+        assert_eq!(told(13, 2), (ListenerNotFound, -1, vec![1, 2], vec![2]));
+        assert_eq!(told(13, 3), (ListenerNotFound, -1, vec![1, 3], vec![3]));
+        assert_eq!(told(13, 4), (LeaderNotAvailable, -1, vec![1, 4], vec![4]));
+        assert_eq!(told(5, 2), (LeaderNotAvailable, -1, vec![1, 2], vec![2]));
+        assert_eq!(told(0, 1), (ReplicaNotAvailable, 1, vec![1], vec![2]));
+    }
+
+    #[test]
+    fn each_kind_of_listener_describes_its_own_kind_of_node() {
+        let wrong = |role, version, asked| {
+            wrong_endpoint(role, &caller(version), asked).map(|(code, _)| code)
+        };
+        assert_eq!(wrong(Role::Broker, 2, 1), None);
+        assert_eq!(wrong(Role::Controller, 2, 2), None);
+        assert_eq!(wrong(Role::Broker, 2, 2), Some(ErrorCode::MismatchedEndpointType));
+        assert_eq!(wrong(Role::Controller, 1, 1), Some(ErrorCode::MismatchedEndpointType));
+        assert_eq!(wrong(Role::Controller, 0, 1), Some(ErrorCode::InvalidRequest));
+        assert_eq!(wrong(Role::Broker, 1, 3), Some(ErrorCode::UnsupportedEndpointType));
+    }
+}

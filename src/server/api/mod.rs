@@ -4,6 +4,7 @@
 pub(crate) mod cluster;
 pub(crate) mod configs;
 pub(crate) mod fetch;
+mod fetch_read;
 pub(crate) mod groups;
 pub(crate) mod metadata;
 pub(crate) mod offsets;
