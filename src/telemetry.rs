@@ -88,9 +88,10 @@ pub fn reopen() -> io::Result<()> {
 }
 
 /// Turns `level[,room=level…]` into the filter's language. What comes from elsewhere than our own
-/// rooms is told from `warn` on, unless its crate is named like a room.
+/// rooms is told from `warn` on, unless its crate is named like a room. Openraft warns of every call
+/// to a peer that is away; the quorum names such a peer once.
 fn directives(text: &str) -> Result<String, String> {
-    let mut out = vec!["warn".to_owned()];
+    let mut out = vec!["warn".to_owned(), "openraft=error".to_owned()];
     for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let (room, level) = part.split_once('=').map_or((None, part), |(r, l)| (Some(r), l));
         let level: LevelFilter = level.trim().parse().map_err(|_| {

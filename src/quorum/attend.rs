@@ -3,12 +3,16 @@
 //! signal. The follower lets go of the leader's lease and asks for votes; a majority must have seen
 //! the same, or have waited for the timeouts, to grant them. Uses `base`, `pb`.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use openraft::{
     ServerState, async_runtime::watch::WatchReceiver as _, raft::TransferLeaderRequest,
 };
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tonic::Status;
 
 use super::{
@@ -27,10 +31,29 @@ use crate::{
 const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause before the next stream to a leader that lives.
 const AGAIN: Duration = Duration::from_millis(20);
-/// Followers ask for votes one after the other, so far apart, lest they split the votes.
-const STAGGER: Duration = Duration::from_millis(30);
-/// So often: the others may notice later.
-const CAMPAIGNS: usize = 5;
+/// Followers ask for votes one after the other, so far apart, lest they split the votes: longer
+/// than an election takes on a slow disk.
+const STAGGER: Duration = Duration::from_millis(150);
+/// Time for an election to end before the same follower asks again.
+const ROUND: Duration = Duration::from_millis(400);
+/// So often: the others may notice later, or the votes were split.
+const ROUNDS: usize = 4;
+
+/// When this member last said yes to another that asked for its vote, or whether it would get it.
+#[derive(Debug, Default)]
+pub(crate) struct Granted(Mutex<Option<Instant>>);
+
+impl Granted {
+    /// It said yes just now.
+    pub(crate) fn note(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn lately(&self) -> bool {
+        let at = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        at.is_some_and(|at| at.elapsed() < ROUND)
+    }
+}
 
 /// See the file's head.
 pub(crate) struct LeaderWatch {
@@ -39,6 +62,7 @@ pub(crate) struct LeaderWatch {
     pub(crate) caller: Caller,
     pub(crate) timeouts: QuorumTimeouts,
     pub(crate) peers: Arc<Peers>,
+    pub(crate) granted: Arc<Granted>,
 }
 
 /// What is known of the leader once its stream has ended.
@@ -113,29 +137,32 @@ impl LeaderWatch {
         if self.raft.handle_transfer_leader(leave).await.is_err() {
             return;
         }
-        let (turn, of) = self.turn(leader);
-        tokio::time::sleep(STAGGER * turn).await;
-        for _ in 0..CAMPAIGNS {
-            let over = {
+        let turn = STAGGER * self.turn(leader);
+        tokio::time::sleep(turn).await;
+        for _ in 0..ROUNDS {
+            let (now, state) = {
                 let metrics = self.raft.server_metrics();
                 let now = metrics.borrow_watched();
-                now.vote != vote || now.state == ServerState::Leader
+                (now.vote, now.state)
             };
-            if over || self.raft.trigger().elect(true).await.is_err() {
+            let led = state == ServerState::Leader || (now.committed && now != vote);
+            if led {
                 return;
             }
-            tokio::time::sleep(STAGGER * of.max(2)).await;
+            // Another follower's election may be under way.
+            if !self.granted.lately() && self.raft.trigger().elect(true).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(ROUND + turn).await;
         }
     }
 
-    /// When it is this node's turn among the voters without `leader`, and how many there are.
-    fn turn(&self, leader: NodeId) -> (u32, u32) {
+    /// How many voters other than `leader` come before this one.
+    fn turn(&self, leader: NodeId) -> u32 {
         let metrics = self.raft.server_metrics();
         let members = metrics.borrow_watched().membership_config.clone();
-        let others = || members.voter_ids().filter(|id| *id != leader);
-        let before = others().filter(|id| *id < self.node_id).count();
-        let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).min(64);
-        (small(before), small(others().count()))
+        let before = members.voter_ids().filter(|id| *id != leader && *id < self.node_id);
+        u32::try_from(before.count()).unwrap_or(u32::MAX).min(16)
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::{
 use tonic::service::Routes;
 
 use super::{
-    attend::LeaderWatch,
+    attend::{Granted, LeaderWatch},
     checkpoint::CheckpointDir,
     disk::Disk,
     doorman::Doorman,
@@ -66,6 +66,7 @@ pub struct Quorum {
     doorman: Doorman,
     caller: Caller,
     changes: Arc<VoterChanges>,
+    granted: Arc<Granted>,
     leadership: watch::Receiver<Leadership>,
     /// The last entry of the log when this member began.
     began: Position,
@@ -209,6 +210,7 @@ impl Quorum {
             roster: Arc::default(),
             caller,
             changes,
+            granted: Arc::default(),
             leadership,
             began,
             running: Mutex::default(),
@@ -251,6 +253,7 @@ impl Quorum {
             caller: self.caller.clone(),
             timeouts: s.timeouts,
             peers: peers(),
+            granted: Arc::clone(&self.granted),
         };
         tasks.spawn(watch.run());
         if let Some(dynamic) = &s.dynamic {
@@ -283,6 +286,7 @@ impl Quorum {
             doorman: doorman.clone(),
             checkpoints: Arc::clone(&self.checkpoints),
             changes: Arc::clone(&self.changes),
+            granted: Arc::clone(&self.granted),
         };
         let feed = Feed {
             log: self.log.clone(),

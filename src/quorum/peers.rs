@@ -92,6 +92,12 @@ impl Peers {
     pub(crate) fn heard(&self, id: NodeId, silent: Option<String>) -> bool {
         let mut known = self.known();
         let Some(peer) = known.get_mut(&id) else { return false };
+        let at = peer.voter.authority();
+        match (&peer.silent, &silent) {
+            (None, Some(why)) => tracing::warn!(controller = id.0, at, "does not answer: {why}"),
+            (Some(_), None) => tracing::info!(controller = id.0, at, "answers again"),
+            _ => {}
+        }
         let news = peer.silent != silent;
         peer.silent = silent;
         news

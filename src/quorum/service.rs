@@ -15,6 +15,7 @@ use openraft::{
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
+    attend::Granted,
     checkpoint::{CheckpointDir, Incoming},
     doorman::Doorman,
     entry,
@@ -49,12 +50,20 @@ pub(crate) struct RaftService {
     pub(crate) doorman: Doorman,
     pub(crate) checkpoints: Arc<CheckpointDir>,
     pub(crate) changes: Arc<VoterChanges>,
+    pub(crate) granted: Arc<Granted>,
 }
 
 impl RaftService {
     fn admit(&self, meta: &MetadataMap) -> Result<(), Status> {
         let voters = self.raft.server_metrics().borrow_watched().membership_config.clone();
         self.doorman.admit_controller(meta, voters.membership()).map(|_| ())
+    }
+
+    fn voted(&self, answer: &VoteResponse<TypeConfig>) -> Response<pb::VoteReply> {
+        if answer.vote_granted {
+            self.granted.note();
+        }
+        vote_reply(answer)
     }
 
     fn leads(raft: &Raft, epoch: LeaderEpoch) -> bool {
@@ -111,7 +120,7 @@ impl raft_server::Raft for RaftService {
     ) -> Result<Response<pb::VoteReply>, Status> {
         self.admit(request.metadata())?;
         let answer = self.raft.vote(vote_request(request.into_inner())?).await;
-        Ok(vote_reply(&answer.map_err(stopped)?))
+        Ok(self.voted(&answer.map_err(stopped)?))
     }
 
     async fn pre_vote(
@@ -120,7 +129,7 @@ impl raft_server::Raft for RaftService {
     ) -> Result<Response<pb::VoteReply>, Status> {
         self.admit(request.metadata())?;
         let answer = self.raft.pre_vote(vote_request(request.into_inner())?).await;
-        Ok(vote_reply(&answer.map_err(stopped)?))
+        Ok(self.voted(&answer.map_err(stopped)?))
     }
 
     async fn append(
