@@ -218,10 +218,10 @@ mod tests {
 
     #[test]
     fn levels_go_by_room() {
-        assert_eq!(directives("info").unwrap(), "warn,vltava=info");
+        assert_eq!(directives("info").unwrap(), "warn,openraft=error,vltava=info");
         assert_eq!(
             directives("warn, log=debug").unwrap(),
-            "warn,vltava=warn,vltava::log=debug,log=debug"
+            "warn,openraft=error,vltava=warn,vltava::log=debug,log=debug"
         );
         assert!(directives("loud").unwrap_err().starts_with("\"loud\" is not one of"));
         assert!(directives("log[x]=info").is_err());

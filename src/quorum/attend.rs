@@ -139,14 +139,15 @@ impl LeaderWatch {
         }
         let turn = STAGGER * self.turn(leader);
         tokio::time::sleep(turn).await;
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let (now, state) = {
                 let metrics = self.raft.server_metrics();
                 let now = metrics.borrow_watched();
                 (now.vote, now.state)
             };
             let led = state == ServerState::Leader || (now.committed && now != vote);
-            if led {
+            // Before its own first, a change is another's election, as of the leader's successor.
+            if led || (round == 0 && now != vote) {
                 return;
             }
             // Another follower's election may be under way.

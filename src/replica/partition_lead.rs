@@ -127,7 +127,7 @@ impl Partition {
             let header = BatchHeader::read(records).ok().filter(BatchHeader::has_producer_id)?;
             Some((header.producer_id, header.producer_epoch))
         };
-        self.turned_away.tell(producer, outcome)
+        self.turned_away.tell(producer, outcome, now.mono)
     }
 
     fn try_produce(

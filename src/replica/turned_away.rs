@@ -2,18 +2,24 @@
 //! while later batches of theirs were on the way already. Those do not follow what the log has, and
 //! an idempotent client that is told so takes a new epoch and sends what is in doubt on *other*
 //! partitions again: duplicates. It is told the reason instead, and tries all again in order. Pure.
+//!
+//! Only for a moment: what comes later than [`ON_THE_WAY`] was sent by a client that has given the
+//! refused batch up, and has to learn that its sequence is broken.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::answer::{Receipt, Refusal};
-use crate::base::ErrorCode;
+use crate::base::{ErrorCode, Mono};
 
 /// Producers that are remembered for one partition.
 const PRODUCERS_MAX: usize = 1000;
 
+/// How long after a refusal a batch may arrive that was sent before the refusal was known.
+const ON_THE_WAY: Duration = Duration::from_millis(500);
+
 /// The producers of one partition that have to send a batch again, and what they were told.
 #[derive(Debug, Default)]
-pub(super) struct TurnedAway(BTreeMap<(i64, i16), ErrorCode>);
+pub(super) struct TurnedAway(BTreeMap<(i64, i16), (ErrorCode, Mono)>);
 
 impl TurnedAway {
     /// What `outcome` of an append of `producer` (id and epoch) is to be told as.
@@ -21,6 +27,7 @@ impl TurnedAway {
         &mut self,
         producer: impl FnOnce() -> Option<(i64, i16)>,
         outcome: Result<Receipt, Refusal>,
+        now: Mono,
     ) -> Result<Receipt, Refusal> {
         if outcome.is_ok() && self.0.is_empty() {
             return outcome;
@@ -35,19 +42,19 @@ impl TurnedAway {
         };
         match refusal.code {
             ErrorCode::KafkaStorageError | ErrorCode::NotEnoughReplicas => {
-                self.remember(producer, refusal.code);
+                self.remember(producer, refusal.code, now);
                 Err(refusal)
             }
             ErrorCode::OutOfOrderSequenceNumber => {
-                let code = self.0.get(&producer).copied();
-                Err(Refusal { code: code.unwrap_or(refusal.code), ..refusal })
+                let recent = self.0.get(&producer).filter(|(_, at)| now.since(*at) <= ON_THE_WAY);
+                Err(Refusal { code: recent.map_or(refusal.code, |(code, _)| *code), ..refusal })
             }
             _ => Err(refusal),
         }
     }
 
-    fn remember(&mut self, producer: (i64, i16), code: ErrorCode) {
-        self.0.insert(producer, code);
+    fn remember(&mut self, producer: (i64, i16), code: ErrorCode, now: Mono) {
+        self.0.insert(producer, (code, now));
         if self.0.len() > PRODUCERS_MAX {
             self.0.pop_first();
         }
@@ -63,7 +70,16 @@ mod tests {
 
     fn told(away: &mut TurnedAway, id: i64, outcome: Result<(), ErrorCode>) -> ErrorCode {
         let outcome = outcome.map(|()| DONE).map_err(Refusal::from);
-        away.tell(|| Some((id, 0)), outcome).map_or_else(|r| r.code, |_| ErrorCode::None)
+        told_at(away, id, outcome, Mono(0))
+    }
+
+    fn told_at(
+        away: &mut TurnedAway,
+        id: i64,
+        outcome: Result<Receipt, Refusal>,
+        now: Mono,
+    ) -> ErrorCode {
+        away.tell(|| Some((id, 0)), outcome, now).map_or_else(|r| r.code, |_| ErrorCode::None)
     }
 
     #[test]
@@ -79,6 +95,17 @@ mod tests {
         assert_eq!(told(&mut away, 7, Ok(())), ErrorCode::None);
         assert_eq!(told(&mut away, 7, Err(gap)), gap);
         assert!(away.0.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_gave_the_batch_up_learns_of_the_gap() {
+        let gap = || Err(Refusal::from(ErrorCode::OutOfOrderSequenceNumber));
+        let mut away = TurnedAway::default();
+        told(&mut away, 7, Err(ErrorCode::NotEnoughReplicas));
+        let soon = Mono(0).after_ms(500);
+        assert_eq!(told_at(&mut away, 7, gap(), soon), ErrorCode::NotEnoughReplicas);
+        let late = Mono(0).after_ms(501);
+        assert_eq!(told_at(&mut away, 7, gap(), late), ErrorCode::OutOfOrderSequenceNumber);
     }
 
     #[test]
