@@ -363,6 +363,43 @@ async fn observers_follow_the_leader_and_are_described() {
     }
 }
 
+/// Whoever acts on what is missing from an image, as a broker that looks for stray logs, must know
+/// that nothing committed is missing: only a leader can say that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_a_leader_says_what_is_committed() {
+    let (cluster, listeners) = Cluster::of(3, LogPolicy::default()).await;
+    let mut members = Vec::new();
+    for (listener, id) in listeners.into_iter().zip(1..) {
+        members.push(cluster.start(id, listener).await);
+    }
+    let offset = commit(&members, &set("a", "1")).await;
+    for m in &members {
+        reaches(&*m.quorum, offset).await;
+    }
+    let (n, _) = leader(&members).await;
+    members.remove(n).kill().await;
+    members.remove(0).kill().await;
+    let lost = i32::try_from(n).unwrap() + 1;
+    // It may have been handed the lead for a moment.
+    let mut led = members[0].quorum.leadership();
+    timeout(LONG, led.wait_for(|l| !l.is_self)).await.expect("it resigns").unwrap();
+    let observer = Observer::start(cluster.observer(7)).unwrap();
+    reaches(&observer, offset).await;
+    assert_eq!(observer.high_watermark(), i64::MAX, "it follows one that may lag behind");
+    members.push(cluster.restart(lost).await);
+    let told = timeout(LONG, async {
+        while observer.high_watermark() == i64::MAX {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    told.await.expect("a leader is elected and followed");
+    assert!(observer.high_watermark() > offset);
+    observer.shutdown().await;
+    for m in members {
+        m.stop().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_observer_remembers_its_image_without_any_controller() {
     let (cluster, mut listeners) = Cluster::of(1, LogPolicy::default()).await;

@@ -199,7 +199,12 @@ impl<S: Service> Conn<'_, S> {
         }
         let reader = &mut self.reader;
         let socket = wr.as_ref();
-        self.spin.wait(self.limits.spin, || reader.fill_now(socket))
+        let found = self.spin.wait(self.limits.spin, || reader.fill_now(socket));
+        if found {
+            // It may be a part of a frame, whose time begins now.
+            self.frame_at.get_or_insert_with(Instant::now);
+        }
+        found
     }
 
     /// Dispatches the frames that are here and writes what can be written.

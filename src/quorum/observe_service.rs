@@ -117,7 +117,10 @@ impl Follower {
                 node: leader.leader.map(|id| id.0),
                 epoch: leader.epoch,
             }),
-            high_watermark: self.feed.position.borrow().offset.saturating_add(1),
+            high_watermark: match leader.is_self {
+                true => self.feed.position.borrow().offset.saturating_add(1),
+                false => -1,
+            },
             what,
             voters,
         }

@@ -116,7 +116,7 @@ impl Observer {
         let loader = Loader::default();
         let publisher = Arc::new(Publisher::new(Arc::clone(loader.image())));
         let leadership = watch::Sender::new(Leadership::default());
-        // Nobody has said yet what is committed.
+        // No leader has said yet what is committed.
         let high_watermark = watch::Sender::new(i64::MAX);
         let keeper = Arc::default();
         let voters = watch::Sender::new(Arc::from(settings.voters.clone()));
@@ -328,7 +328,8 @@ impl Follower {
             self.learn(voters);
         }
         self.high_watermark.send_if_modified(|known| {
-            let newer = o.high_watermark > *known || *known == i64::MAX;
+            let told = o.high_watermark >= 0;
+            let newer = told && (o.high_watermark > *known || *known == i64::MAX);
             if newer {
                 *known = o.high_watermark;
             }

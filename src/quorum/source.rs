@@ -37,8 +37,9 @@ pub trait MetadataSource: Send + Sync + fmt::Debug {
     fn voters(&self) -> Arc<[Voter]>;
     /// What calls to controllers are signed with.
     fn caller(&self) -> Caller;
-    /// Offset after the last metadata entry known to be committed anywhere; the image's own where
-    /// nothing newer was heard of.
+    /// Offset after the last metadata entry known to be committed anywhere: an image that reaches
+    /// it lacks nothing that this node may have acted on. An observer learns it from a leader only;
+    /// `i64::MAX` before.
     fn high_watermark(&self) -> i64;
 }
 
