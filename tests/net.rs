@@ -214,6 +214,26 @@ async fn close_after_sends_the_answer_and_close_sends_none() {
     assert!(matches!(got, Err(NetError::Broken { .. })), "{got:?}");
 }
 
+/// What a thread that waits awake has read of a frame has as long to be whole as any frame.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_client_may_be_slow_once() {
+    let conn = ConnLimits { spin: Duration::from_millis(300), ..ConnLimits::default() };
+    let house = house_with(nothing(), ConnectionLimits::default(), conn).await;
+    let mut raw = house.raw().await;
+    let whole = request(1, b"eprompt");
+    let mut answer = vec![0; whole.len() - 4];
+    for _ in 0..10 {
+        raw.write_all(&whole).await.unwrap();
+        raw.read_exact(&mut answer).await.unwrap();
+    }
+    raw.write_all(&whole[..2]).await.unwrap();
+    // Longer than a connection keeps a buffer into which nothing comes.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    raw.write_all(&whole[2..]).await.unwrap();
+    raw.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer[8..], whole[12..]);
+}
+
 #[tokio::test]
 async fn a_slow_sender_reserves_nothing() {
     let house = house().await;

@@ -272,7 +272,7 @@ public final class Scenarios {
         admin.createPartitions(Map.of(topic, NewPartitions.increaseTo(5))).all().get();
         until("5 partitions", () -> partitions(topic) == 5);
         var cluster = admin.describeCluster();
-        equal(cluster.nodes().get().size(), 1, "nodes");
+        equal(cluster.nodes().get().size(), (int) COPIES, "nodes");
         equal(cluster.clusterId().get().isEmpty(), false, "no cluster id");
         admin.deleteTopics(List.of(topic)).all().get();
         until("the topic to go", () -> {

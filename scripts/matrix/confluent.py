@@ -180,7 +180,7 @@ def admin_topics(boot, topic):
     done(a.create_partitions([NewPartitions(topic, 5)]))
     until(lambda: len(a.list_topics(topic, timeout=10).topics[topic].partitions) == 5, "5 partitions")
     cluster = a.describe_cluster().result(10)
-    equal(len(cluster.nodes), 1, "nodes")
+    equal(len(cluster.nodes), scenario.REPLICAS, "nodes")
     check(cluster.cluster_id and cluster.controller is not None, "cluster id and controller")
     done(a.delete_topics([topic]))
     until(lambda: topic not in a.list_topics(timeout=10).topics, "the topic to go")

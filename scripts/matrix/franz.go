@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,14 +71,23 @@ func until(what string, probe func() bool) {
 
 func connect(opts ...kgo.Opt) *kgo.Client {
 	cl, err := kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(boot), kgo.RetryTimeout(15 * time.Second), kgo.RecordRetries(10),
+		kgo.SeedBrokers(strings.Split(boot, ",")...), kgo.RetryTimeout(15 * time.Second), kgo.RecordRetries(10),
 	}, opts...)...)
 	must(err, "new client")
 	return cl
 }
 
+// copies tells the replicas of each topic, of as many nodes.
+func copies() int16 {
+	n, err := strconv.ParseInt(os.Getenv("REPLICAS"), 10, 16)
+	if err != nil {
+		return 1
+	}
+	return int16(n)
+}
+
 func create(topic string, partitions int32, configs map[string]*string) {
-	_, err := adm.CreateTopic(ctx, partitions, -1, configs, topic)
+	_, err := adm.CreateTopic(ctx, partitions, copies(), configs, topic)
 	must(err, "create "+topic)
 	until("the new topic", func() bool {
 		all, err := adm.ListTopics(ctx, topic)
@@ -315,7 +325,7 @@ func admin(topic string) {
 		return len(t[topic].Partitions)
 	}
 	equal(count(), 3, "partitions")
-	_, err := adm.CreateTopic(ctx, 1, -1, nil, topic)
+	_, err := adm.CreateTopic(ctx, 1, copies(), nil, topic)
 	equal(errors.Is(err, kerr.TopicAlreadyExists), true, fmt.Sprint("creating it again: ", err))
 	grown, err := adm.UpdatePartitions(ctx, 5, topic)
 	must(err, "create partitions")
@@ -323,7 +333,7 @@ func admin(topic string) {
 	until("5 partitions", func() bool { return count() == 5 })
 	meta, err := adm.BrokerMetadata(ctx)
 	must(err, "metadata")
-	equal(len(meta.Brokers), 1, "brokers")
+	equal(len(meta.Brokers), int(copies()), "brokers")
 	equal(meta.Cluster != "", true, "cluster id")
 	_, err = adm.DeleteTopic(ctx, topic)
 	must(err, "delete topic")

@@ -9,6 +9,8 @@ const { ZstdCodec } = require("zstd-codec");
 
 const CLIENT = "kafkajs";
 const [boot, prefix, ...only] = process.argv.slice(2);
+// Replicas of each topic, of as many nodes.
+const copies = Number(process.env.REPLICAS || 1);
 const NONE = Symbol("no error");
 
 function codecs() {
@@ -28,7 +30,7 @@ function codecs() {
 }
 
 const kafka = new Kafka({
-  brokers: [boot], clientId: "matrix", logLevel: logLevel.NOTHING, retry: { retries: 3 },
+  brokers: boot.split(","), clientId: "matrix", logLevel: logLevel.NOTHING, retry: { retries: 3 },
 });
 const admin = kafka.admin();
 
@@ -50,7 +52,7 @@ const named = (error) => error.type || error.cause?.type || error.errors?.[0]?.t
   error.partitions?.[0]?.error?.message || error.name;
 
 async function create(topic, numPartitions = 1, configEntries = []) {
-  await admin.createTopics({ topics: [{ topic, numPartitions, configEntries }] });
+  await admin.createTopics({ topics: [{ topic, numPartitions, replicationFactor: copies, configEntries }] });
   // deleteTopicRecords looks leaders up in what an earlier call left in the cache.
   await until(() => admin.fetchTopicOffsets(topic).catch(() => null), "the new topic");
 }
@@ -192,7 +194,7 @@ async function topics(topic) {
   await admin.createPartitions({ topicPartitions: [{ topic, count: 5 }] });
   await until(async () => (await meta()).partitions.length === 5, "5 partitions");
   const cluster = await admin.describeCluster();
-  assert.equal(cluster.brokers.length, 1);
+  assert.equal(cluster.brokers.length, copies);
   assert(cluster.clusterId && cluster.controller !== null);
   await admin.deleteTopics({ topics: [topic] });
   await until(async () => !(await admin.listTopics()).includes(topic), "the topic to go");

@@ -163,7 +163,7 @@ def admin_topics(boot, topic):
     a.create_partitions({topic: 5})
     until(lambda: len(a.describe_topics([topic])[0]["partitions"]) == 5, "5 partitions")
     cluster = a.describe_cluster()
-    equal(len(cluster["brokers"]), 1, "nodes")
+    equal(len(cluster["brokers"]), scenario.REPLICAS, "nodes")
     check(cluster["cluster_id"], "a cluster id")
     a.delete_topics([topic])
     until(lambda: topic not in a.list_topics(), "the topic to go")

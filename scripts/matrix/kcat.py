@@ -84,10 +84,11 @@ def group(boot, topic):
 def metadata(boot, topic):
     produce(boot, topic, ["x"])
     listed = json.loads(kcat(boot, "-L", "-J", "-t", topic))
-    equal(len(listed["brokers"]), 1, "brokers")
+    equal(len(listed["brokers"]), scenario.REPLICAS, "brokers")
     partition = listed["topics"][0]["partitions"][0]
-    broker = listed["brokers"][0]["id"]
-    equal((partition["leader"], [r["id"] for r in partition["isrs"]]), (broker, [broker]), "leader")
+    brokers = sorted(b["id"] for b in listed["brokers"])
+    equal(sorted(r["id"] for r in partition["isrs"]), brokers, "in sync")
+    equal(partition["leader"] in brokers, True, "led")
 
 
 def list_offsets(boot, topic):
