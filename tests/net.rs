@@ -1,6 +1,15 @@
 //! Connections as peers see them, against a service of a few one-letter commands.
 
-use std::{io, os::fd::BorrowedFd, path::Path, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::BorrowedFd,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -214,24 +223,70 @@ async fn close_after_sends_the_answer_and_close_sends_none() {
     assert!(matches!(got, Err(NetError::Broken { .. })), "{got:?}");
 }
 
+/// A client of its own thread, with answers in time.
+fn blocking(house: &House) -> std::net::TcpStream {
+    let stream = std::net::TcpStream::connect(house.handle.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+fn ask(stream: &mut std::net::TcpStream, whole: &[u8]) {
+    use std::io::{Read as _, Write as _};
+    stream.write_all(whole).unwrap();
+    let mut answer = vec![0; whole.len() - 4];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[8..], whole[12..]);
+}
+
+/// A client that is waited for awake is not served alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prompt_client_leaves_room_for_its_neighbours() {
+    let conn = ConnLimits { spin: Duration::from_millis(20), ..ConnLimits::default() };
+    let house = house_with(nothing(), ConnectionLimits::default(), conn).await;
+    let (mut prompt, mut other) = (blocking(&house), blocking(&house));
+    let stop = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&stop);
+    let whole = request(1, b"eprompt");
+    let hammer = whole.clone();
+    let hammering = tokio::task::spawn_blocking(move || {
+        while !ended.load(Ordering::Relaxed) {
+            ask(&mut prompt, &hammer);
+        }
+    });
+    let neighbour = tokio::task::spawn_blocking(move || {
+        for _ in 0..50 {
+            std::thread::sleep(Duration::from_millis(1));
+            ask(&mut other, &whole);
+        }
+    });
+    let done = neighbour.await;
+    stop.store(true, Ordering::Relaxed);
+    hammering.await.unwrap();
+    done.expect("the neighbour is answered");
+}
+
 /// What a thread that waits awake has read of a frame has as long to be whole as any frame.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prompt_client_may_be_slow_once() {
+    use std::io::Write as _;
     let conn = ConnLimits { spin: Duration::from_millis(300), ..ConnLimits::default() };
     let house = house_with(nothing(), ConnectionLimits::default(), conn).await;
-    let mut raw = house.raw().await;
+    let mut raw = blocking(&house);
     let whole = request(1, b"eprompt");
-    let mut answer = vec![0; whole.len() - 4];
-    for _ in 0..10 {
-        raw.write_all(&whole).await.unwrap();
-        raw.read_exact(&mut answer).await.unwrap();
-    }
-    raw.write_all(&whole[..2]).await.unwrap();
-    // Longer than a connection keeps a buffer into which nothing comes.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
-    raw.write_all(&whole[2..]).await.unwrap();
-    raw.read_exact(&mut answer).await.unwrap();
-    assert_eq!(answer[8..], whole[12..]);
+    let slow = tokio::task::spawn_blocking(move || {
+        for _ in 0..12 {
+            ask(&mut raw, &whole);
+        }
+        raw.write_all(&whole[..2]).unwrap();
+        // Longer than a connection keeps a buffer into which nothing comes.
+        std::thread::sleep(Duration::from_millis(2500));
+        raw.write_all(&whole[2..]).unwrap();
+        let mut answer = vec![0; whole.len() - 4];
+        std::io::Read::read_exact(&mut raw, &mut answer).unwrap();
+        assert_eq!(answer[8..], whole[12..]);
+    });
+    slow.await.unwrap();
 }
 
 #[tokio::test]

@@ -101,6 +101,8 @@ struct Conn<'a, S: Service> {
     /// When the frame that is being read began, or reading went on.
     frame_at: Option<Instant>,
     spin: Spin,
+    /// The last request was waited for awake: others are to have their turn before the next.
+    was_awake: bool,
 }
 
 /// Serves `stream` until it ends. Ends by itself on `stop`, when all that is owed is sent.
@@ -124,6 +126,7 @@ pub(super) async fn serve<S: Service>(
         active_at: Instant::now(),
         frame_at: None,
         spin: Spin::default(),
+        was_awake: false,
     };
     let end = conn.run(&mut stream, stop).await;
     let (listener, peer) = (&info.listener, info.peer);
@@ -155,7 +158,12 @@ impl<S: Service> Conn<'_, S> {
             if self.draining && self.owed.is_empty() && self.writer.is_empty() {
                 return self.farewell(&wr);
             }
+            if std::mem::take(&mut self.was_awake) {
+                // Nobody may be looking after the other connections while this thread does not.
+                tokio::task::yield_now().await;
+            }
             if self.wait_awake(&wr) {
+                self.was_awake = true;
                 continue;
             }
             self.arm(timer.as_mut());
