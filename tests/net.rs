@@ -283,7 +283,7 @@ async fn a_prompt_client_may_be_slow_once() {
         std::thread::sleep(Duration::from_millis(2500));
         raw.write_all(&whole[2..]).unwrap();
         let mut answer = vec![0; whole.len() - 4];
-        std::io::Read::read_exact(&mut raw, &mut answer).unwrap();
+        io::Read::read_exact(&mut raw, &mut answer).unwrap();
         assert_eq!(answer[8..], whole[12..]);
     });
     slow.await.unwrap();

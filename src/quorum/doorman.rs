@@ -26,6 +26,8 @@ const SAID_MAX: usize = 256;
 /// A node that was silent for so long may come back with another directory where voters are
 /// configured and their directories are not recorded.
 const FACE_FADES: Duration = Duration::from_secs(10);
+/// Nodes whose directories are remembered: an id that a caller makes up takes no more memory.
+const FACES_MAX: usize = 1024;
 
 /// Who calls, as the call says.
 #[derive(Debug, Clone, Copy)]
@@ -130,6 +132,12 @@ impl Doorman {
     /// The directory that the caller's id is known with by its calls.
     fn face(&self, visitor: Visitor, now: Instant) -> Uuid {
         let mut seen = self.seen();
+        if seen.faces.len() >= FACES_MAX && !seen.faces.contains_key(&visitor.node_id) {
+            seen.faces.retain(|_, face| now.duration_since(face.1) <= FACE_FADES);
+            if seen.faces.len() >= FACES_MAX {
+                return visitor.directory_id;
+            }
+        }
         let face = seen.faces.entry(visitor.node_id).or_insert((visitor.directory_id, now));
         if face.0 == visitor.directory_id || now.duration_since(face.1) > FACE_FADES {
             *face = (visitor.directory_id, now);

@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::channel::oneshot;
 use vltava::{
     base::{
         ErrorCode, Mono, NodeId, Now, Offset, Uuid,
@@ -24,8 +23,7 @@ use vltava::{
     node::loading,
     pb::controller as pb,
     replica::{
-        partition::{Committed, Isolation},
-        table::{Acks, Dir, ReplicaTable},
+        table::{Dir, ReplicaTable},
         upkeep_driver::{self, Work},
     },
     testing::{
@@ -39,8 +37,8 @@ use crate::{
     net::{Key, Message, Place},
     plan::{MS, SECOND},
     quorum::SEATS,
-    records,
     schema::{HEARTBEAT_MS, LAG_MS},
+    serve::Parked,
     world::{EPOCH_MS, Event, World},
 };
 
@@ -48,8 +46,6 @@ const DATA: &str = "/data";
 /// A question to the controller that has no answer after this long is asked again.
 const PATIENCE_US: u64 = HEARTBEAT_MS * MS;
 const UPKEEP_US: u64 = 500 * MS;
-/// A producer's batch waits this long for the other replicas.
-const PRODUCE_TIMEOUT_US: u64 = 1_500 * MS;
 
 /// What happens to a broker.
 #[derive(Debug, Clone)]
@@ -103,18 +99,6 @@ pub enum Asked {
     },
 }
 
-/// A batch that waits for other replicas or the disk.
-struct Parked {
-    to: Place,
-    req: u64,
-    key: Key,
-    base: Offset,
-    records: Bytes,
-    all: bool,
-    wait: oneshot::Receiver<Committed>,
-    deadline: u64,
-}
-
 /// What was last seen of a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Seen {
@@ -142,7 +126,7 @@ pub struct Life {
     pub stopping: bool,
     seat: usize,
     asked: BTreeMap<u64, Asked>,
-    parked: Vec<Parked>,
+    pub parked: Vec<Parked>,
     pub following: Following,
     pub seen: BTreeMap<Key, Seen>,
     /// Under which epoch it was last looked at as a leader that serves.
@@ -403,7 +387,7 @@ impl World {
         self.after_broker(b);
     }
 
-    fn life(&mut self, b: usize) -> Option<&mut Life> {
+    pub fn life(&mut self, b: usize) -> Option<&mut Life> {
         self.brokers[b].life.as_mut()
     }
 
@@ -566,99 +550,6 @@ impl World {
         self.note(format_args!("broker {b} has metadata up to {offset}"));
     }
 
-    // ---- clients
-
-    fn serve_produce(
-        &mut self,
-        b: usize,
-        to: Place,
-        req: u64,
-        key: Key,
-        records: Bytes,
-        all: bool,
-    ) {
-        let deadline = self.now + PRODUCE_TIMEOUT_US;
-        let Some(life) = self.life(b).filter(|l| l.running) else { return };
-        let Some(slot) = life.table.by_id(key.0, key.1) else {
-            let result = Err(ErrorCode::NotLeaderOrFollower);
-            self.send(Place::Broker(b), to, Message::Produced { req, result });
-            return;
-        };
-        let acks = if all { Acks::All } else { Acks::Leader };
-        let now = life.table.clock.now();
-        match life.table.produce(&slot, &records, acks, 10, now) {
-            Ok((receipt, Some(wait))) => {
-                let base = receipt.base_offset;
-                let parked = Parked { to, req, key, base, records, all, wait, deadline };
-                life.parked.push(parked);
-            }
-            Ok((receipt, None)) => {
-                self.acknowledge(b, to, req, key, receipt.base_offset, &records, all);
-            }
-            Err(refusal) => {
-                self.note(format_args!("refused {req}: {:?} {:?}", refusal.code, refusal.message));
-                let result = Err(refusal.code);
-                self.send(Place::Broker(b), to, Message::Produced { req, result });
-            }
-        }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "what an acknowledgement is about")]
-    fn acknowledge(
-        &mut self,
-        b: usize,
-        to: Place,
-        req: u64,
-        key: Key,
-        base: Offset,
-        records: &Bytes,
-        all: bool,
-    ) {
-        if all {
-            self.observe(b);
-            self.check_acknowledged(b, key, base, records);
-        }
-        self.send(Place::Broker(b), to, Message::Produced { req, result: Ok(base) });
-    }
-
-    /// A consumer reads from the leader, or with `near` from any replica.
-    fn serve_read(
-        &mut self,
-        b: usize,
-        to: Place,
-        req: u64,
-        (key, offset): (Key, Offset),
-        near: bool,
-    ) {
-        let Some(life) = self.life(b).filter(|l| l.running) else { return };
-        let now = life.table.clock.now();
-        let slot = life.table.by_id(key.0, key.1);
-        let read = slot.ok_or(ErrorCode::NotLeaderOrFollower).and_then(|slot| {
-            let mut partition = slot.lock();
-            if near {
-                partition.check_replica(-1)?;
-            } else {
-                partition.check_leader(-1)?;
-            }
-            let found = partition.read(offset, 4096, true, Isolation::ReadUncommitted, now);
-            let found = found.map_err(|r| r.code)?;
-            let mut bytes = Vec::new();
-            for slice in &found.slices {
-                let begin = bytes.len();
-                bytes.resize(begin + slice.len, 0);
-                let read = slice.file.read_exact_at(&mut bytes[begin..], slice.pos);
-                read.map_err(|_| ErrorCode::KafkaStorageError)?;
-            }
-            Ok((bytes, partition.high_watermark()))
-        });
-        if let Ok((bytes, high_watermark)) = &read {
-            self.observe(b);
-            self.check_visible(b, key, offset, bytes, *high_watermark);
-        }
-        let result = read.map(|(bytes, _)| bytes.into());
-        self.send(Place::Broker(b), to, Message::ReadBack { req, result });
-    }
-
     // ---- what drivers do
 
     fn upkeep(&mut self, b: usize, round: u64) {
@@ -710,36 +601,5 @@ impl World {
         for line in self.brokers[b].fs.take_trace() {
             self.note(format_args!("broker {b} {line}"));
         }
-    }
-
-    fn release_parked(&mut self, b: usize) {
-        let now = self.now;
-        let Some(life) = self.life(b) else { return };
-        let mut done = Vec::new();
-        life.parked.retain_mut(|p| {
-            let result = match p.wait.try_recv() {
-                Ok(Some(Ok(_))) => Ok(()),
-                Ok(Some(Err(code))) => Err(code),
-                Err(_) => Err(ErrorCode::NotLeaderOrFollower),
-                Ok(None) if p.deadline <= now => Err(ErrorCode::RequestTimedOut),
-                Ok(None) => return true,
-            };
-            done.push((p.to, p.req, p.key, p.base, p.records.clone(), p.all, result));
-            false
-        });
-        for (to, req, key, base, records, all, result) in done {
-            match result {
-                Ok(()) => self.acknowledge(b, to, req, key, base, &records, all),
-                Err(code) => {
-                    let result = Err(code);
-                    self.send(Place::Broker(b), to, Message::Produced { req, result });
-                }
-            }
-        }
-    }
-
-    /// The records of a request, as its sender meant them.
-    pub fn meant(records: &Bytes) -> Vec<records::Rec> {
-        records::decode(records).unwrap_or_default().into_iter().map(|(_, r)| r).collect()
     }
 }

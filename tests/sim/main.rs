@@ -20,6 +20,7 @@ mod plan;
 mod quorum;
 mod records;
 mod schema;
+mod serve;
 mod trace;
 mod world;
 
