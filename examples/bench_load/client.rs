@@ -72,6 +72,9 @@ pub(crate) struct PartitionsArgs {
     /// So many topics with that many partitions each, one request a topic.
     #[arg(long, default_value_t = 1)]
     topics: u32,
+    /// Replicas of each partition.
+    #[arg(long, default_value_t = 1)]
+    replicas: i32,
 }
 
 #[derive(clap::Args)]
@@ -289,7 +292,7 @@ pub(crate) fn partitions(args: &PartitionsArgs) -> anyhow::Result<()> {
     let options = AdminOptions::new().request_timeout(Some(patience));
     let runtime = runtime()?;
     for name in &names {
-        let topic = NewTopic::new(name, args.partitions, TopicReplication::Fixed(1));
+        let topic = NewTopic::new(name, args.partitions, TopicReplication::Fixed(args.replicas));
         for result in runtime.block_on(admin.create_topics([&topic], &options))? {
             result.map_err(|(name, code)| anyhow::anyhow!("creating {name}: {code}"))?;
         }

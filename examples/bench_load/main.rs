@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a load generator measures time and reads /proc")]
 
 mod client;
+mod gap;
 mod raw;
 
 use std::{collections::BTreeMap, fs};
@@ -28,6 +29,8 @@ enum Command {
     Delete(client::DeleteArgs),
     /// Produce v7 requests of one record over one connection; prints latencies.
     Latency(raw::Args),
+    /// Write a small record every few milliseconds; prints the longest time without an answer.
+    Gap(gap::Args),
     /// Write to fresh memory and give it back, so that first-touch costs do not fall into a run.
     Touch { gigabytes: f64 },
 }
@@ -39,6 +42,7 @@ fn main() -> anyhow::Result<()> {
         Command::Partitions(args) => client::partitions(&args),
         Command::Delete(args) => client::delete(&args),
         Command::Latency(args) => raw::latency(&args),
+        Command::Gap(args) => gap::gap(&args),
         Command::Touch { gigabytes } => {
             touch((gigabytes * 1e9) as usize);
             Ok(())

@@ -8,8 +8,10 @@ use std::{
 
 use super::{
     HistoryError, Point, Verdict, Window, cluster,
-    event::{Assign, Commit, Ends, Event, Poll, Read, Run, Scan, Scanned, Send, Topic, Tp},
+    event::{Assign, Ends, Event, Poll, Read, Run, Scan, Scanned, Send, Topic, Tp},
+    groups::Positions,
     offsets::{Seen, Values},
+    txns::Txns,
 };
 
 /// Numbers for names, in order of appearance.
@@ -20,7 +22,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    fn id(&mut self, name: &str) -> Result<u32, HistoryError> {
+    pub(super) fn id(&mut self, name: &str) -> Result<u32, HistoryError> {
         if let Some(id) = self.ids.get(name) {
             return Ok(*id);
         }
@@ -38,6 +40,8 @@ impl Names {
 /// What became of a send.
 pub(super) const UNKNOWN: i64 = -1;
 pub(super) const FAILED: i64 = -2;
+/// Not part of a transaction.
+pub(super) const NO_TXN: u32 = u32::MAX;
 
 /// One record that was handed to a producer.
 #[derive(Debug, Clone, Copy)]
@@ -48,8 +52,13 @@ pub(super) struct Sent {
     pub(super) completed: u64,
     /// Where it was acknowledged, or `UNKNOWN`, or `FAILED`.
     pub(super) offset: i64,
+    /// Of its key; zero: none.
+    pub(super) key: u64,
     pub(super) tp: u32,
     pub(super) producer: u32,
+    /// Its transaction, or `NO_TXN`.
+    pub(super) txn: u32,
+    pub(super) tombstone: bool,
 }
 
 /// What a final scan of one partition saw.
@@ -57,6 +66,8 @@ pub(super) struct Sent {
 pub(super) struct Scanning {
     pub(super) seen: Seen,
     pub(super) done: Option<(i64, i64)>,
+    /// At isolation level read_committed.
+    pub(super) committed: bool,
 }
 
 /// An answer of ListOffsets.
@@ -86,6 +97,14 @@ impl Partition {
     }
 }
 
+/// What a topic's settings promise.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Promise {
+    pub(super) replicas: u32,
+    pub(super) min_isr: u32,
+    pub(super) compacted: bool,
+}
+
 /// Offsets that a consumer was moved over.
 #[derive(Debug)]
 pub(super) struct Gap {
@@ -93,6 +112,8 @@ pub(super) struct Gap {
     pub(super) from: i64,
     pub(super) to: i64,
     pub(super) consumer: u32,
+    /// At isolation level read_committed.
+    pub(super) committed: bool,
 }
 
 /// What a group delivered and committed of one partition.
@@ -103,6 +124,8 @@ pub(super) struct Delivered {
     pub(super) first: Option<i64>,
     /// The highest commit.
     pub(super) commit: i64,
+    /// A member read at isolation level read_committed.
+    pub(super) committed: bool,
 }
 
 /// The state between lines.
@@ -113,13 +136,15 @@ pub struct Checker {
     pub(super) names: Names,
     tps: HashMap<(u32, i32), u32>,
     pub(super) partitions: Vec<Partition>,
-    /// By topic: replicas, min.insync.replicas.
-    pub(super) topics: BTreeMap<String, (u32, u32)>,
+    /// By topic.
+    pub(super) topics: BTreeMap<String, Promise>,
     pub(super) sends: Vec<Sent>,
     /// By consumer and partition: the next offset.
     positions: HashMap<(u32, u32), i64>,
     pub(super) gaps: Vec<Gap>,
     pub(super) groups: BTreeMap<(u32, u32), Delivered>,
+    pub(super) positions_of_groups: Positions,
+    pub(super) txns: Txns,
     pub(super) cluster: cluster::Cluster,
 }
 
@@ -133,14 +158,14 @@ pub(super) fn fingerprint(value: &str) -> u64 {
     hasher.finish().max(1)
 }
 
-fn not_negative(field: &'static str, offset: i64) -> Result<i64, HistoryError> {
+pub(super) fn not_negative(field: &'static str, offset: i64) -> Result<i64, HistoryError> {
     if (0..i64::MAX).contains(&offset) {
         return Ok(offset);
     }
     Err(HistoryError::Field { field, value: offset.to_string(), rule: "an offset is 0 or more" })
 }
 
-fn in_order(field: &'static str, t: (u64, u64)) -> Result<(u64, u64), HistoryError> {
+pub(super) fn in_order(field: &'static str, t: (u64, u64)) -> Result<(u64, u64), HistoryError> {
     if t.0 <= t.1 {
         return Ok(t);
     }
@@ -169,6 +194,10 @@ impl Checker {
             Event::Assign(assign) => self.assign(&assign)?,
             Event::Poll(poll) => self.poll(&poll)?,
             Event::Commit(commit) => self.commit(&commit)?,
+            Event::Fetched(fetched) => self.fetched(&fetched)?,
+            Event::Owns(owns) => self.owns(&owns)?,
+            Event::Init(init) => self.init(&init)?,
+            Event::Txn(txn) => self.txn(&txn)?,
             Event::Ends(ends) => self.ends(&ends)?,
             Event::Scan(scan) => self.scan(&scan)?,
             Event::Scanned(scanned) => self.scanned(&scanned)?,
@@ -206,7 +235,7 @@ impl Checker {
         }
     }
 
-    fn tp(&mut self, tp: &Tp<'_>) -> Result<u32, HistoryError> {
+    pub(super) fn tp(&mut self, tp: &Tp<'_>) -> Result<u32, HistoryError> {
         let topic = self.names.id(&tp.0)?;
         if let Some(id) = self.tps.get(&(topic, tp.1)) {
             return Ok(*id);
@@ -225,7 +254,9 @@ impl Checker {
             let rule = "from 1 to the number of replicas";
             return Err(HistoryError::Field { field: "topic.min_isr", value, rule });
         }
-        self.topics.insert(topic.name.clone().into_owned(), (topic.replicas, topic.min_isr));
+        let Topic { replicas, min_isr, compacted, .. } = *topic;
+        let promise = Promise { replicas, min_isr, compacted };
+        self.topics.insert(topic.name.clone().into_owned(), promise);
         Ok(())
     }
 
@@ -244,7 +275,21 @@ impl Checker {
                 return Err(HistoryError::Field { field: "send", value, rule });
             }
         };
-        self.sends.push(Sent { value, n: send.n, invoked, completed, offset, tp, producer });
+        let txn = send.txn.as_deref().map_or(Ok(NO_TXN), |name| self.txns.named(name))?;
+        let (n, tombstone) = (send.n, send.tombstone);
+        let key = send.k.as_deref().map_or(0, fingerprint);
+        self.sends.push(Sent {
+            value,
+            n,
+            invoked,
+            completed,
+            offset,
+            key,
+            tp,
+            producer,
+            txn,
+            tombstone,
+        });
         if offset >= 0 {
             self.put(tp, offset, value, &send.v);
         }
@@ -288,13 +333,17 @@ impl Checker {
         if let Some(group) = &poll.group {
             let group = self.names.id(group)?;
             let delivered = self.groups.entry((group, tp)).or_default();
+            delivered.committed |= poll.committed;
             for (offset, _) in &poll.r {
                 delivered.seen.add(*offset);
                 delivered.first = Some(delivered.first.map_or(*offset, |f| f.min(*offset)));
             }
         }
         for (offset, value) in &poll.r {
-            self.step(consumer, tp, *offset, value);
+            self.step((consumer, poll.committed), tp, *offset, value);
+        }
+        if poll.committed {
+            self.txns.read(completed, &poll.r);
         }
         if let Some((last, _)) = poll.r.last() {
             self.partitions[tp as usize].polled.push((completed, last + 1));
@@ -303,12 +352,12 @@ impl Checker {
     }
 
     /// Moves a consumer to behind `offset`.
-    fn step(&mut self, consumer: u32, tp: u32, offset: i64, value: &str) {
+    fn step(&mut self, (consumer, committed): (u32, bool), tp: u32, offset: i64, value: &str) {
         self.verdict.saw(Point::Delivery, 1);
         let next = self.positions.insert((consumer, tp), offset + 1);
         let Some(next) = next else { return };
         if offset > next {
-            self.gaps.push(Gap { tp, from: next, to: offset, consumer });
+            self.gaps.push(Gap { tp, from: next, to: offset, consumer, committed });
         }
         if offset < next {
             let part = &self.partitions[tp as usize];
@@ -319,13 +368,6 @@ impl Checker {
                 format!("{who} was given {topic}-{index}@{offset} when {next} was next")
             });
         }
-    }
-
-    fn commit(&mut self, commit: &Commit<'_>) -> Result<(), HistoryError> {
-        let key = (self.names.id(&commit.group)?, self.tp(&commit.tp)?);
-        let delivered = self.groups.entry(key).or_default();
-        delivered.commit = delivered.commit.max(not_negative("commit.offset", commit.offset)?);
-        Ok(())
     }
 
     fn ends(&mut self, ends: &Ends<'_>) -> Result<(), HistoryError> {
@@ -349,6 +391,10 @@ impl Checker {
         self.read(tp, &scan.r)?;
         let part = &mut self.partitions[tp as usize];
         let scanning = part.scans.entry(id).or_default();
+        scanning.committed |= scan.committed;
+        if scan.committed {
+            self.txns.read(u64::MAX, &scan.r);
+        }
         let again: Vec<_> = scan.r.iter().filter(|(o, _)| !scanning.seen.add(*o)).collect();
         for (offset, value) in again {
             let window = part.window(Some((*offset, *offset)));

@@ -33,6 +33,14 @@ pub(super) enum Event<'a> {
     #[serde(borrow)]
     Commit(Commit<'a>),
     #[serde(borrow)]
+    Fetched(Fetched<'a>),
+    #[serde(borrow)]
+    Owns(Owns<'a>),
+    #[serde(borrow)]
+    Init(Init<'a>),
+    #[serde(borrow)]
+    Txn(Txn<'a>),
+    #[serde(borrow)]
     Ends(Ends<'a>),
     #[serde(borrow)]
     Scan(Scan<'a>),
@@ -94,6 +102,9 @@ pub(super) struct Topic<'a> {
     pub(super) name: Cow<'a, str>,
     pub(super) replicas: u32,
     pub(super) min_isr: u32,
+    /// Of each key only the last record has to stay.
+    #[serde(default)]
+    pub(super) compacted: bool,
 }
 
 /// A record handed to a producer, and its outcome: `ok` (its offset), `fail` (an error after which
@@ -108,6 +119,15 @@ pub(super) struct Send<'a> {
     pub(super) n: u64,
     pub(super) tp: Tp<'a>,
     pub(super) v: Cow<'a, str>,
+    /// Its key, where the topic is compacted.
+    #[serde(borrow)]
+    pub(super) k: Option<Cow<'a, str>>,
+    /// It deletes its key: once it is the last of it, it may go too.
+    #[serde(default)]
+    pub(super) tombstone: bool,
+    /// The transaction that it is part of.
+    #[serde(borrow)]
+    pub(super) txn: Option<Cow<'a, str>>,
     pub(super) t: (u64, u64),
     pub(super) ok: Option<i64>,
     #[serde(borrow)]
@@ -147,6 +167,9 @@ pub(super) struct Poll<'a> {
     pub(super) group: Option<Cow<'a, str>>,
     pub(super) tp: Tp<'a>,
     pub(super) t: (u64, u64),
+    /// At isolation level read_committed.
+    #[serde(default)]
+    pub(super) committed: bool,
     #[serde(borrow)]
     pub(super) r: Vec<Read<'a>>,
 }
@@ -159,6 +182,74 @@ pub(super) struct Commit<'a> {
     pub(super) group: Cow<'a, str>,
     pub(super) tp: Tp<'a>,
     pub(super) offset: i64,
+    /// When; without it the commit says nothing about later answers.
+    pub(super) t: Option<(u64, u64)>,
+    /// The error behind a commit of which nobody knows whether it took place.
+    #[serde(borrow)]
+    pub(super) info: Option<Cow<'a, str>>,
+}
+
+/// What OffsetFetch answered; -1: no position.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fetched<'a> {
+    #[serde(borrow)]
+    pub(super) group: Cow<'a, str>,
+    pub(super) tp: Tp<'a>,
+    pub(super) t: (u64, u64),
+    pub(super) offset: i64,
+}
+
+/// A member was given a partition in a generation or member epoch of its group.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Owns<'a> {
+    #[serde(borrow)]
+    pub(super) group: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) m: Cow<'a, str>,
+    pub(super) epoch: i32,
+    pub(super) tp: Tp<'a>,
+}
+
+/// A producer got its epoch for a transactional id: all that had it before are fenced.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Init<'a> {
+    /// The transactional id.
+    #[serde(borrow)]
+    pub(super) id: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) p: Cow<'a, str>,
+    pub(super) t: (u64, u64),
+}
+
+/// The end of a transaction, asked for at `t`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Txn<'a> {
+    /// Its name, that of its sends' `txn`.
+    #[serde(borrow)]
+    pub(super) txn: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) p: Cow<'a, str>,
+    pub(super) t: (u64, u64),
+    pub(super) end: End,
+    /// Positions that it commits: group, partition, offset.
+    #[serde(borrow, default)]
+    pub(super) offsets: Vec<(Cow<'a, str>, Tp<'a>, i64)>,
+}
+
+/// How a transaction ended, as its producer was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum End {
+    /// Committed.
+    Commit,
+    /// Aborted, or an error after which it certainly is not committed.
+    Abort,
+    /// Nobody knows.
+    Info,
 }
 
 /// What ListOffsets answered.
@@ -180,6 +271,9 @@ pub(super) struct Scan<'a> {
     #[serde(borrow)]
     pub(super) s: Cow<'a, str>,
     pub(super) tp: Tp<'a>,
+    /// At isolation level read_committed.
+    #[serde(default)]
+    pub(super) committed: bool,
     #[serde(borrow)]
     pub(super) r: Vec<Read<'a>>,
 }

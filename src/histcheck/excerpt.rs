@@ -23,9 +23,20 @@ pub fn excerpt(window: &Window, line: &str) -> Option<String> {
         Event::Marks(m) => of(window, &m.tp, line),
         Event::Segment(s) => of(window, &s.tp, line),
         Event::Commit(c) => of(window, &c.tp, line),
+        Event::Fetched(f) => of(window, &f.tp, line),
+        Event::Owns(o) => of(window, &o.tp, line),
+        Event::Txn(t) => {
+            let named = window.txn.as_deref() == Some(&*t.txn);
+            let moves = t.offsets.iter().any(|(_, tp, _)| same(window, tp));
+            (named || moves).then(|| line.to_owned())
+        }
+        Event::Init(i) => (window.txn.is_some() && inside(window, i.t)).then(|| line.to_owned()),
         Event::Ends(e) => {
-            let inside = window.times.is_some_and(|(from, to)| e.t.1 >= from && e.t.0 <= to);
-            if inside { of(window, &e.tp, line) } else { None }
+            if inside(window, e.t) {
+                of(window, &e.tp, line)
+            } else {
+                None
+            }
         }
         Event::Nemesis(_) | Event::Live(_) | Event::Run(_) | Event::Fatal(_) => {
             Some(line.to_owned())
@@ -33,6 +44,10 @@ pub fn excerpt(window: &Window, line: &str) -> Option<String> {
         Event::Term(_) | Event::Voters(_) => window.tp.is_none().then(|| line.to_owned()),
         Event::Topic(_) | Event::Admin(_) => None,
     }
+}
+
+fn inside(window: &Window, t: (u64, u64)) -> bool {
+    window.times.is_some_and(|(from, to)| t.1 >= from && t.0 <= to)
 }
 
 fn same(window: &Window, tp: &Tp<'_>) -> bool {

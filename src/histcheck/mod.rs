@@ -2,7 +2,7 @@
 //! cluster kept its promises. Pure: takes lines, gives a verdict. Uses `base` for nothing but its
 //! place in the order of rooms; `cli/histcheck.rs` reads the files.
 //!
-//! Lines are taken one at a time and thrown away; what stays is 56 bytes a send, 8 bytes an offset
+//! Lines are taken one at a time and thrown away; what stays is 72 bytes a send, 8 bytes an offset
 //! and a bit an offset for each reader that must see all. The order of the lines matters only
 //! within one process (a consumer's polls, a nemesis' faults), so that each process may write a
 //! file of its own.
@@ -11,8 +11,10 @@ mod checker;
 mod cluster;
 mod event;
 mod excerpt;
+mod groups;
 mod offsets;
 mod settle;
+mod txns;
 mod verdict;
 
 #[cfg(test)]

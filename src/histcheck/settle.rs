@@ -7,13 +7,13 @@ use std::{
 
 use super::{
     Checker, HistoryError, Point, Verdict, Window,
-    checker::{EndsSeen, FAILED, Partition, Sent, UNKNOWN},
-    cluster,
+    checker::{EndsSeen, FAILED, NO_TXN, Partition, Sent, UNKNOWN},
+    cluster, groups, txns,
 };
 
 /// Fingerprints are hashes already.
 #[derive(Default)]
-struct AsIs(u64);
+pub(super) struct AsIs(u64);
 
 impl Hasher for AsIs {
     fn finish(&self) -> u64 {
@@ -29,7 +29,7 @@ impl Hasher for AsIs {
     }
 }
 
-type ByValue = HashMap<u64, u32, BuildHasherDefault<AsIs>>;
+pub(super) type ByValue = HashMap<u64, u32, BuildHasherDefault<AsIs>>;
 
 /// Where a send was found first.
 const NOWHERE: i64 = -1;
@@ -51,26 +51,38 @@ impl Checker {
             }
         }
         self.appeared(&by_value);
+        let fates = txns::settle(&mut self, &by_value);
+        let known = Known { by_value: &by_value, fates: &fates };
         let (mut from, count) = (0, self.partitions.len());
         for tp in 0..count {
             let sends = &self.sends[from..];
             let sends = &sends[..sends.partition_point(|s| s.tp as usize == tp)];
             from += sends.len();
             let part = &self.partitions[tp];
+            let promise = self.topics.get(&part.topic).copied();
+            if promise.is_some_and(|t| t.compacted) {
+                let (looked, found) = groups::last_of_keys(&self, part, &by_value);
+                self.verdict.saw(Point::Compaction, looked);
+                found.into_iter().for_each(|f| f.tell(&mut self.verdict, part));
+            }
             let acked = sends.iter().filter(|s| s.offset >= 0).count() * part.scans.len();
             if acked > 0 {
                 self.verdict.saw(Point::Lost, acked as u64);
             }
-            kept(&self, part, sends).into_iter().for_each(|f| f.tell(&mut self.verdict, part));
+            kept(&self, part, sends, known)
+                .into_iter()
+                .for_each(|f| f.tell(&mut self.verdict, part));
             let late = behind(&self, part, sends);
             if !part.ends.is_empty() {
                 self.verdict.saw(Point::RealTime, part.ends.len() as u64);
             }
             late.into_iter().for_each(|f| f.tell(&mut self.verdict, part));
-            let topic = self.topics.get(&part.topic).copied();
-            cluster::settle_copies(part, topic.map(|t| t.0), &mut self.verdict);
+            // Each replica is compacted in its own time.
+            if !promise.is_some_and(|t| t.compacted) {
+                cluster::settle_copies(part, promise.map(|t| t.replicas), &mut self.verdict);
+            }
             cluster::settle_leaders(part, self.run.unclean, &mut self.verdict);
-            let Some((_, min_isr)) = topic else { continue };
+            let Some(min_isr) = promise.map(|t| t.min_isr) else { continue };
             for sent in sends.iter().filter(|s| s.offset >= 0) {
                 let Some(enough) = part.cluster.enough(sent.offset, min_isr) else { continue };
                 self.verdict.saw(Point::InSync, 1);
@@ -80,10 +92,15 @@ impl Checker {
                 }
             }
         }
-        self.delivered();
+        self.delivered(known);
+        groups::settle(&mut self, &fates);
         self.cluster.settle(self.run.live_ms, &mut self.verdict);
         self.verdict.run = self.replay();
         Ok(self.verdict)
+    }
+
+    pub(super) fn compacts(&self, part: &Partition) -> bool {
+        self.topics.get(&part.topic).is_some_and(|t| t.compacted)
     }
 
     fn replay(&self) -> String {
@@ -137,10 +154,12 @@ impl Checker {
     }
 
     /// No consumer was moved over a record, no commit stands past one that was not delivered.
-    fn delivered(&mut self) {
+    fn delivered(&mut self, known: Known<'_>) {
         for gap in &self.gaps {
             let part = &self.partitions[gap.tp as usize];
-            let Some((offset, value)) = part.values.range(gap.from, gap.to).next() else {
+            let mut over = part.values.range(gap.from, gap.to);
+            let due = |v: &(i64, u64)| known.must_show(self, v.1, gap.committed);
+            let Some((offset, value)) = over.find(due).filter(|_| !self.compacts(part)) else {
                 continue;
             };
             let who = self.names.name(gap.consumer);
@@ -151,14 +170,43 @@ impl Checker {
             let part = &self.partitions[*tp as usize];
             let from = delivered.first.unwrap_or(0);
             let name = self.names.name(*group);
-            let skipped =
-                part.values.range(from, delivered.commit).filter(|(o, _)| !delivered.seen.has(*o));
+            if self.compacts(part) {
+                continue;
+            }
+            let skipped = part.values.range(from, delivered.commit).filter(|(o, v)| {
+                !delivered.seen.has(*o) && known.must_show(self, *v, delivered.committed)
+            });
+            let skipped: Vec<_> = skipped.collect();
             for (offset, value) in skipped {
                 let why =
                     format!("was given to nobody in {name}, which is at {}", delivered.commit);
                 Found::at(Point::Delivery, offset, value, why).tell(&mut self.verdict, part);
             }
         }
+    }
+}
+
+/// What is known of values and transactions once all lines are in.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
+    by_value: &'a ByValue,
+    fates: &'a [txns::Fate],
+}
+
+impl Known<'_> {
+    /// Whether a reader must be given the record `value`: one that reads committed data only is not
+    /// given records of transactions that are not certainly committed.
+    fn must_show(&self, checker: &Checker, value: u64, committed: bool) -> bool {
+        if !committed {
+            return true;
+        }
+        let sent = self.by_value.get(&value).map(|at| &checker.sends[*at as usize]);
+        sent.is_none_or(|s| self.stands(s))
+    }
+
+    /// Whether no transaction stands between the record and a reader of committed data.
+    fn stands(&self, sent: &Sent) -> bool {
+        self.fates.get(sent.txn as usize).is_none_or(|f| *f == txns::Fate::Committed)
     }
 }
 
@@ -183,7 +231,7 @@ fn strange(
 }
 
 /// A violation about one partition, before it is put in words.
-struct Found {
+pub(super) struct Found {
     point: Point,
     from: i64,
     to: i64,
@@ -193,16 +241,24 @@ struct Found {
 }
 
 impl Found {
-    fn at(point: Point, offset: i64, value: u64, why: String) -> Self {
+    pub(super) fn at(point: Point, offset: i64, value: u64, why: String) -> Self {
         Self { point, from: offset, to: offset, value: Some(value), times: None, why }
     }
 
-    fn of(point: Point, sent: &Sent, why: String) -> Self {
+    pub(super) fn of(point: Point, sent: &Sent, why: String) -> Self {
         let times = Some((sent.invoked, sent.completed));
         Self { times, ..Self::at(point, sent.offset, sent.value, why) }
     }
 
-    fn tell(self, verdict: &mut Verdict, part: &Partition) {
+    pub(super) fn offset(&self) -> i64 {
+        self.to
+    }
+
+    pub(super) fn during(&mut self, t: (u64, u64)) {
+        self.times = Some(t);
+    }
+
+    pub(super) fn tell(self, verdict: &mut Verdict, part: &Partition) {
         let window = Window {
             values: self.value.into_iter().collect(),
             times: self.times,
@@ -214,7 +270,7 @@ impl Found {
 }
 
 /// Every acknowledged record is in every final scan.
-fn kept(checker: &Checker, part: &Partition, sends: &[Sent]) -> Vec<Found> {
+fn kept(checker: &Checker, part: &Partition, sends: &[Sent], known: Known<'_>) -> Vec<Found> {
     let mut out = Vec::new();
     let scanned = checker.partitions.iter().any(|p| !p.scans.is_empty());
     let who = |s: &Sent| format!("{}/{}", checker.names.name(s.producer), s.n);
@@ -230,17 +286,24 @@ fn kept(checker: &Checker, part: &Partition, sends: &[Sent]) -> Vec<Found> {
             out.push(Found::at(Point::Lost, 0, 0, why));
             continue;
         };
-        for sent in sends.iter().filter(|s| s.offset >= 0) {
+        // What compaction must keep is another point.
+        let all = !checker.compacts(part);
+        let due = |s: &&Sent| s.offset >= 0 && all && (!scan.committed || known.stands(s));
+        for sent in sends.iter().filter(due) {
             let gone = sent.offset < start && checker.run.retention;
             if !gone && !scan.seen.has(sent.offset) {
                 let why = format!(
                     "{} was acknowledged and is not in scan {name}, from {start} to {end}",
                     who(sent)
                 );
-                out.push(Found::of(Point::Lost, sent, why));
+                let torn = scan.committed && sent.txn != NO_TXN;
+                let point = if torn { Point::Transactions } else { Point::Lost };
+                out.push(Found::of(point, sent, why));
             }
         }
-        let inside = part.values.range(start, end).filter(|(o, _)| !scan.seen.has(*o));
+        let inside = part.values.range(start, end).filter(|(o, v)| {
+            !scan.seen.has(*o) && all && known.must_show(checker, *v, scan.committed)
+        });
         for (offset, value) in inside {
             let why = format!("was read before and is not in scan {name}");
             out.push(Found::at(Point::Lost, offset, value, why));

@@ -21,6 +21,14 @@ pub enum Point {
     Delivery = 7,
     /// A later answer is behind an earlier one, or marks contradict each other.
     RealTime = 8,
+    /// A transaction that is torn, or seen although it is aborted or not yet committed, or that a
+    /// fenced producer committed.
+    Transactions = 9,
+    /// A partition with two owners in one epoch of a group, or a committed position that went back
+    /// or that nobody committed.
+    Groups = 10,
+    /// Compaction took the last record of a key.
+    Compaction = 12,
     /// Two leaders in one epoch or term, or voters changed more than one at a time.
     Leadership = 15,
     /// Acknowledged with too few in sync, or a leader from outside the in-sync set.
@@ -33,7 +41,7 @@ pub enum Point {
 
 impl Point {
     /// All points, in their order.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Lost,
         Self::Phantom,
         Self::FailedAppears,
@@ -42,6 +50,9 @@ impl Point {
         Self::Order,
         Self::Delivery,
         Self::RealTime,
+        Self::Transactions,
+        Self::Groups,
+        Self::Compaction,
         Self::Leadership,
         Self::InSync,
         Self::Replicas,
@@ -66,6 +77,9 @@ impl fmt::Display for Point {
             Self::Order => "order",
             Self::Delivery => "delivery",
             Self::RealTime => "real time",
+            Self::Transactions => "transactions",
+            Self::Groups => "groups",
+            Self::Compaction => "compaction",
             Self::Leadership => "leadership",
             Self::InSync => "in sync",
             Self::Replicas => "replicas differ",
@@ -95,6 +109,8 @@ pub struct Window {
     pub offsets: Option<(i64, i64)>,
     /// Fingerprints of the values concerned.
     pub(super) values: Vec<u64>,
+    /// The transaction concerned.
+    pub txn: Option<String>,
     /// From when to when, in microseconds of the history's clock, if that is known.
     pub times: Option<(u64, u64)>,
 }
