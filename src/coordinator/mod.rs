@@ -25,6 +25,11 @@ mod table;
 mod translate;
 mod translate_offsets;
 mod turn;
+mod txn;
+pub mod txn_calls;
+pub mod txn_records;
+pub mod txn_settings;
+pub mod txn_shard;
 
 pub use calls::Client;
 pub use driver::Coordinators;
