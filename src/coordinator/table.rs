@@ -150,9 +150,8 @@ impl<W, S> Table<W, S> {
 /// over UTF-16 code units, made positive (`Utils.abs`, where the least number becomes 0).
 #[must_use]
 pub fn partition_for(id: &str, count: i32) -> PartitionId {
-    let hash = id
-        .encode_utf16()
-        .fold(0_i32, |h, unit| h.wrapping_mul(31).wrapping_add(i32::from(unit)));
+    let hash =
+        id.encode_utf16().fold(0_i32, |h, unit| h.wrapping_mul(31).wrapping_add(i32::from(unit)));
     let positive = hash.checked_abs().unwrap_or(0);
     positive % count.max(1)
 }

@@ -304,7 +304,9 @@ impl Txn {
         }
         let again = bumped || rotated;
         match v.state {
-            TxnState::Ongoing => self.prepare(prepared(call.commit), call.client_version, fresh, at),
+            TxnState::Ongoing => {
+                self.prepare(prepared(call.commit), call.client_version, fresh, at)
+            }
             state if state.is_prepared() => Answer(match state == prepared(call.commit) {
                 true => ErrorCode::ConcurrentTransactions,
                 false => ErrorCode::InvalidTxnState,

@@ -230,7 +230,8 @@ impl TxnValue {
         // Each topic and partition takes bytes, so a lying count ends here and reserves nothing.
         for _ in 0..value.length("transactionPartitions")?.unwrap_or(0) {
             let topic = value.string("topic")?;
-            let ids = value.length("partitionIds")?.ok_or(RecordError::Malformed("partitionIds"))?;
+            let ids =
+                value.length("partitionIds")?.ok_or(RecordError::Malformed("partitionIds"))?;
             for _ in 0..ids {
                 partitions.insert((topic.clone(), value.i32("partitionId")?));
             }

@@ -183,12 +183,7 @@ impl TxnShard {
     }
 
     /// The driver's answer to [`TxnEffect::WantProducerId`].
-    pub fn producer_id(
-        &mut self,
-        got: Result<i64, ErrorCode>,
-        at: At,
-        out: &mut Vec<TxnEffect>,
-    ) {
+    pub fn producer_id(&mut self, got: Result<i64, ErrorCode>, at: At, out: &mut Vec<TxnEffect>) {
         self.wants_fresh = false;
         let waiting = std::mem::take(&mut self.waiting);
         let overdue = std::mem::take(&mut self.overdue);
@@ -203,10 +198,11 @@ impl TxnShard {
                 }
             }
             // The overdue are looked for again by the clock.
-            Err(error) => out.extend(waiting.into_iter().map(|(token, call)| TxnEffect::Reply {
-                token,
-                reply: call.refused(error),
-            })),
+            Err(error) => out.extend(
+                waiting
+                    .into_iter()
+                    .map(|(token, call)| TxnEffect::Reply { token, reply: call.refused(error) }),
+            ),
         }
     }
 
@@ -513,14 +509,14 @@ impl TxnShard {
     pub fn unload(self, out: &mut Vec<TxnEffect>) {
         let error = ErrorCode::NotCoordinator;
         let pending = self.txns.into_values().filter_map(|t| t.pending?.waiter);
-        out.extend(pending.map(|(token, reply)| TxnEffect::Reply {
-            token,
-            reply: reply.failed(error),
-        }));
-        out.extend(self.waiting.into_iter().map(|(token, call)| TxnEffect::Reply {
-            token,
-            reply: call.refused(error),
-        }));
+        out.extend(
+            pending.map(|(token, reply)| TxnEffect::Reply { token, reply: reply.failed(error) }),
+        );
+        out.extend(
+            self.waiting
+                .into_iter()
+                .map(|(token, call)| TxnEffect::Reply { token, reply: call.refused(error) }),
+        );
     }
 }
 
