@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    txn_calls::Markers, txn_driver::Inner, txn_ports::Leader, txn_records::TopicPartition,
+    transactions_driver::Inner, txn_calls::Markers, txn_ports::Leader, txn_records::TopicPartition,
 };
 use crate::{
     base::{ErrorCode, NodeId, PartitionId},

@@ -5,7 +5,7 @@
 //! and deadlines and gives [`calls::Effect`]s. `table` holds the shards this broker leads, behind
 //! the only locks of the room. `driver` is the shell that waits: it loads shards from the log,
 //! appends what they decide, and answers clients. `translate` alone knows the wire's structs.
-//! Transactions are built the same way (`txn_shard`, `txn_driver`); `markers_driver` carries their
+//! Transactions are built the same way (`txn_shard`, `transactions_driver`); `markers_driver` carries their
 //! ends to the leaders of their partitions.
 //!
 //! May use `base`, `config`, `record`, `wire`, `metadata`, `net`, `controller`, `replica`.
@@ -26,13 +26,13 @@ mod requests_driver;
 pub mod settings;
 pub mod shard;
 mod table;
+pub mod transactions_driver;
 mod translate;
 mod translate_offsets;
 mod turn;
 mod txn;
 mod txn_batches;
 pub mod txn_calls;
-pub mod txn_driver;
 pub mod txn_ports;
 pub mod txn_records;
 pub mod txn_settings;
@@ -43,4 +43,4 @@ pub use driver::Coordinators;
 pub use ports::{Appended, Bounds, Chunk, OffsetsLog, TopicNames};
 pub use settings::Settings;
 pub use table::partition_for;
-pub use txn_driver::Transactions;
+pub use transactions_driver::Transactions;
