@@ -16,6 +16,7 @@ mod group_join;
 mod group_sync;
 mod member;
 mod offsets;
+mod offsets_txn;
 pub mod ports;
 pub mod records;
 mod requests_driver;
@@ -24,7 +25,9 @@ pub mod shard;
 mod table;
 mod translate;
 mod translate_offsets;
+mod translate_txn;
 mod turn;
+pub(crate) mod txn_driver;
 
 pub use calls::Client;
 pub use driver::Coordinators;

@@ -30,7 +30,7 @@ use crate::{
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
-    server::{Broker, producer_ids::ProducerIds},
+    server::{Broker, producer_ids::ProducerIds, turns::Turns, txn_verifier::Verifier},
 };
 
 /// Threads that sync files, for each log directory.
@@ -106,6 +106,8 @@ pub(crate) async fn start(
         lifecycle,
         groups,
         producer_ids: ProducerIds::default(),
+        verifier: Verifier::default(),
+        turns: Turns::default(),
         clock: Arc::clone(&world.clock),
         entropy: Arc::clone(&world.entropy),
     });

@@ -26,11 +26,11 @@ use crate::{
     },
 };
 
-const OFFSETS_TOPIC: &str = "__consumer_offsets";
+pub(super) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 const KEY_TYPE_GROUP: i8 = 0;
 
 /// Topics as the image has them.
-struct Names(Arc<Image>);
+pub(super) struct Names(pub(super) Arc<Image>);
 
 impl TopicNames for Names {
     fn id_of(&self, name: &str) -> Result<Uuid, ErrorCode> {

@@ -10,8 +10,11 @@ pub(crate) mod metadata;
 pub(crate) mod offsets;
 pub(crate) mod partitions;
 pub(crate) mod produce;
+mod produce_txn;
 pub(crate) mod quorum;
 pub(crate) mod topics;
+pub(crate) mod txn_markers;
+pub(crate) mod txn_offsets;
 pub(crate) mod versions;
 
 use std::sync::Arc;
@@ -128,6 +131,8 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::DeleteRecords, run: at_once!(offsets::delete_records) },
     Row { key: ApiKey::InitProducerId, run: in_time!(cluster::init_producer_id) },
     Row { key: ApiKey::OffsetForLeaderEpoch, run: at_once!(offsets::offset_for_leader_epoch) },
+    Row { key: ApiKey::WriteTxnMarkers, run: in_time!(txn_markers::write_txn_markers) },
+    Row { key: ApiKey::TxnOffsetCommit, run: by_itself!(txn_offsets::txn_offset_commit) },
     Row { key: ApiKey::DescribeConfigs, run: at_once!(Admin, configs::describe_configs) },
     Row { key: ApiKey::AlterConfigs, run: in_time!(Admin, configs::alter_configs) },
     Row { key: ApiKey::DescribeLogDirs, run: at_once!(cluster::describe_log_dirs) },
