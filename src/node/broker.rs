@@ -40,7 +40,7 @@ use crate::{
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
-    server::{Broker, producer_ids::ProducerIds},
+    server::{Broker, producer_ids::ProducerIds, turns::Turns, txn_verifier::Verifier},
 };
 
 /// Threads that sync files, for each log directory.
@@ -120,6 +120,8 @@ pub(crate) async fn start(
         groups,
         transactions,
         producer_ids: ProducerIds::default(),
+        verifier: Verifier::default(),
+        turns: Turns::default(),
         clock: Arc::clone(&world.clock),
         entropy: Arc::clone(&world.entropy),
     });

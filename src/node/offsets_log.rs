@@ -10,7 +10,10 @@ use crate::{
     base::{ErrorCode, Offset, PartitionId},
     coordinator::ports::{Appended, Bounds, Chunk, OffsetsLog},
     record::validate::Validated,
-    replica::table::{ReplicaTable, Slot},
+    replica::{
+        table::{ReplicaTable, Slot},
+        txn::Origin,
+    },
 };
 
 /// The topic that groups live in.
@@ -70,9 +73,19 @@ impl OffsetsLog for ReplicaOffsetsLog {
         leader_epoch: i32,
         batch: Bytes,
     ) -> Result<Appended, ErrorCode> {
+        self.append_in_txn(partition, leader_epoch, batch, Origin::Group(None))
+    }
+
+    fn append_in_txn(
+        &self,
+        partition: PartitionId,
+        leader_epoch: i32,
+        batch: Bytes,
+        origin: Origin,
+    ) -> Result<Appended, ErrorCode> {
         let slot = self.slot(partition, leader_epoch)?;
         let batch = Validated::built(batch).map_err(|_| ErrorCode::CorruptMessage)?;
-        let done = self.0.append_own(&slot, &batch, leader_epoch);
+        let done = self.0.append_from(&slot, &batch, Some(leader_epoch), origin);
         let (last_offset, high_watermark) = done.map_err(|r| r.code)?;
         Ok(Appended { last_offset, high_watermark })
     }

@@ -26,5 +26,6 @@ pub mod settings;
 pub mod table;
 mod timed;
 mod turned_away;
+pub mod txn;
 pub mod upkeep_driver;
 pub mod waiters;

@@ -17,7 +17,7 @@ use crate::{
     metadata::{ConfigResource, Image, configs::Properties},
     pb::controller::{submit_reply::Reply, submit_request::Command},
     replica::table::ReplicaTable,
-    server::{forward::Failure, producer_ids::ProducerIds},
+    server::{forward::Failure, producer_ids::ProducerIds, turns::Turns, txn_verifier::Verifier},
 };
 
 /// What kind of listener a request came in by.
@@ -99,6 +99,10 @@ pub struct Broker {
     pub transactions: Transactions,
     /// Ids for producers.
     pub producer_ids: ProducerIds,
+    /// What the coordinators of transactions are asked.
+    pub verifier: Verifier,
+    /// The order of requests that wait for an answer to that.
+    pub turns: Turns,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.

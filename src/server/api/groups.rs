@@ -26,13 +26,13 @@ use crate::{
     },
 };
 
-const OFFSETS_TOPIC: &str = "__consumer_offsets";
+pub(super) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 const KEY_TYPE_GROUP: i8 = 0;
 const KEY_TYPE_TRANSACTION: i8 = 1;
 
 /// Topics as the image has them.
-struct Names(Arc<Image>);
+pub(super) struct Names(pub(super) Arc<Image>);
 
 impl TopicNames for Names {
     fn id_of(&self, name: &str) -> Result<Uuid, ErrorCode> {

@@ -10,9 +10,12 @@ pub(crate) mod metadata;
 pub(crate) mod offsets;
 pub(crate) mod partitions;
 pub(crate) mod produce;
+mod produce_txn;
 pub(crate) mod quorum;
 pub(crate) mod topics;
 pub(crate) mod txn;
+pub(crate) mod txn_markers;
+pub(crate) mod txn_offsets;
 pub(crate) mod versions;
 
 use std::sync::Arc;
@@ -132,6 +135,8 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::AddPartitionsToTxn, run: in_time!(txn::add_partitions_to_txn) },
     Row { key: ApiKey::AddOffsetsToTxn, run: in_time!(txn::add_offsets_to_txn) },
     Row { key: ApiKey::EndTxn, run: in_time!(txn::end_txn) },
+    Row { key: ApiKey::WriteTxnMarkers, run: in_time!(txn_markers::write_txn_markers) },
+    Row { key: ApiKey::TxnOffsetCommit, run: by_itself!(txn_offsets::txn_offset_commit) },
     Row { key: ApiKey::DescribeConfigs, run: at_once!(Admin, configs::describe_configs) },
     Row { key: ApiKey::AlterConfigs, run: in_time!(Admin, configs::alter_configs) },
     Row { key: ApiKey::DescribeLogDirs, run: at_once!(cluster::describe_log_dirs) },
