@@ -82,6 +82,12 @@ impl Txn {
         Producer { id: self.value.producer_id, epoch: self.value.producer_epoch }
     }
 
+    /// Whether something is under way that must end before anything else begins: a write, or the
+    /// markers of a decision. Whoever asks meanwhile asks again.
+    const fn is_busy(&self) -> bool {
+        self.pending.is_some() || self.value.state.is_prepared()
+    }
+
     const fn is_exhausted(&self) -> bool {
         self.value.producer_epoch >= EPOCH_LAST
     }
@@ -100,20 +106,15 @@ impl Txn {
     /// InitProducerId: a new epoch, or a new producer id when the epochs are exhausted. A
     /// transaction that is open is aborted first; the client asks again.
     pub(super) fn init(&self, call: &InitCall, fresh: Option<i64>, at: At) -> Decision {
-        if self.pending.is_some() {
+        if self.is_busy() {
             return Answer(ErrorCode::ConcurrentTransactions);
         }
         if call.expected.is_some_and(|expected| !self.may_go_on(expected)) {
             return Answer(ErrorCode::ProducerFenced);
         }
         match self.value.state {
-            TxnState::PrepareCommit | TxnState::PrepareAbort => {
-                Answer(ErrorCode::ConcurrentTransactions)
-            }
             TxnState::Ongoing => self.fence(fresh, at),
-            TxnState::Empty | TxnState::CompleteCommit | TxnState::CompleteAbort => {
-                self.begin(call, fresh, at)
-            }
+            _ => self.begin(call, fresh, at),
         }
     }
 
@@ -212,7 +213,7 @@ impl Txn {
 
     /// AddPartitionsToTxn: begins a transaction or widens it.
     pub(super) fn add(&self, call: &AddCall, at: At) -> Decision {
-        if self.pending.is_some() {
+        if self.is_busy() {
             return Answer(ErrorCode::ConcurrentTransactions);
         }
         if let Err(error) = self.accept(call.producer) {
@@ -268,14 +269,13 @@ impl Txn {
         if call.producer.epoch != v.producer_epoch {
             return Answer(ErrorCode::ProducerFenced);
         }
-        if self.pending.is_some() {
+        if self.is_busy() {
             return Answer(ErrorCode::ConcurrentTransactions);
         }
         match v.state {
             TxnState::Ongoing => self.prepare(prepared(call.commit), 0, None, at),
             TxnState::CompleteCommit if call.commit => Answer(ErrorCode::None),
             TxnState::CompleteAbort if !call.commit => Answer(ErrorCode::None),
-            state if state == prepared(call.commit) => Answer(ErrorCode::ConcurrentTransactions),
             _ => Answer(ErrorCode::InvalidTxnState),
         }
     }
@@ -284,7 +284,7 @@ impl Txn {
     /// by the epoch before the present one. An abort of nothing is legal.
     fn end_with_new_epoch(&self, call: &EndCall, fresh: Option<i64>, at: At) -> Decision {
         let v = &self.value;
-        if self.pending.is_some() {
+        if self.is_busy() {
             return Answer(ErrorCode::ConcurrentTransactions);
         }
         let Producer { id, epoch } = call.producer;
@@ -294,23 +294,15 @@ impl Txn {
         }
         let bumped = epoch.checked_add(1) == Some(v.producer_epoch);
         let current = epoch == v.producer_epoch;
-        let accepted = match v.state {
-            TxnState::Empty | TxnState::Ongoing => current,
-            TxnState::PrepareCommit | TxnState::PrepareAbort => bumped,
-            TxnState::CompleteCommit | TxnState::CompleteAbort => bumped || rotated || current,
-        };
-        if !accepted {
+        let at_rest = matches!(v.state, TxnState::CompleteCommit | TxnState::CompleteAbort);
+        let again = bumped || rotated;
+        if !(current || (at_rest && again)) {
             return Answer(ErrorCode::ProducerFenced);
         }
-        let again = bumped || rotated;
         match v.state {
             TxnState::Ongoing => {
                 self.prepare(prepared(call.commit), call.client_version, fresh, at)
             }
-            state if state.is_prepared() => Answer(match state == prepared(call.commit) {
-                true => ErrorCode::ConcurrentTransactions,
-                false => ErrorCode::InvalidTxnState,
-            }),
             TxnState::CompleteCommit if again && call.commit => Answer(ErrorCode::None),
             TxnState::CompleteAbort if again && !call.commit => Answer(ErrorCode::None),
             _ if again || call.commit => Answer(ErrorCode::InvalidTxnState),
