@@ -1,4 +1,5 @@
-//! The log of `__consumer_offsets` as group coordinators want it, over the replica table.
+//! The logs of `__consumer_offsets` and `__transaction_state` as coordinators want them, over the
+//! replica table.
 
 use std::sync::Arc;
 
@@ -17,14 +18,16 @@ use crate::{
 
 /// The topic that groups live in.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// The topic that transactions live in.
+pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 
-/// See the file's head.
+/// See the file's head. The second part is the topic.
 #[derive(Debug)]
-pub(crate) struct ReplicaOffsetsLog(pub(crate) Arc<ReplicaTable>);
+pub(crate) struct ReplicaOffsetsLog(pub(crate) Arc<ReplicaTable>, pub(crate) &'static str);
 
 impl ReplicaOffsetsLog {
     fn slot(&self, partition: PartitionId, leader_epoch: i32) -> Result<Arc<Slot>, ErrorCode> {
-        let slot = self.0.by_name(OFFSETS_TOPIC, partition);
+        let slot = self.0.by_name(self.1, partition);
         let slot = slot.ok_or(ErrorCode::NotLeaderOrFollower)?;
         let state = slot.lock();
         if !state.leads() || state.leader_epoch() != leader_epoch {

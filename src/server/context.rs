@@ -13,7 +13,7 @@ use crate::{
     },
     config::{Layers, ServerConfig},
     controller::{BrokerLifecycle, ControllerClient},
-    coordinator::driver::Coordinators,
+    coordinator::{Transactions, driver::Coordinators},
     metadata::{ConfigResource, Image, configs::Properties},
     pb::controller::{submit_reply::Reply, submit_request::Command},
     replica::table::ReplicaTable,
@@ -95,7 +95,9 @@ pub struct Broker {
     pub lifecycle: BrokerLifecycle,
     /// Groups and their offsets.
     pub groups: Coordinators,
-    /// Ids for idempotent producers.
+    /// Transactions.
+    pub transactions: Transactions,
+    /// Ids for producers.
     pub producer_ids: ProducerIds,
     /// What the coordinators of transactions are asked.
     pub verifier: Verifier,
