@@ -1,7 +1,7 @@
 //! A real node as the leader of partitions and the coordinator of a group that take part in
-//! transactions; the transactions' coordinator is played by the test, with raw requests. Markers,
+//! transactions, by raw requests. First the transactions' coordinator is played by the test: markers,
 //! aborted transactions, the last stable offset, pending offsets, and that all of it outlives
-//! kill -9.
+//! kill -9. Then with the node's own coordinator, and with librdkafka.
 
 use std::{
     fs,
@@ -11,6 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rdkafka::{
+    ClientConfig, Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+    producer::{BaseProducer, BaseRecord, Producer as _},
+};
 use vltava::{
     base::ErrorCode,
     net::{PeerClient, PeerConfig},
@@ -18,6 +23,7 @@ use vltava::{
     wire::{
         Records,
         api::{
+            cluster::InitProducerIdRequest,
             configs::{
                 IncrementalAlterConfigsRequest, IncrementalAlterConfigsResource,
                 IncrementalAlterableConfig,
@@ -29,10 +35,10 @@ use vltava::{
                 DescribeProducersRequest, DescribeProducersTopic, ListOffsetsPartition,
                 ListOffsetsRequest, ListOffsetsTopic, ProducerState,
             },
-            produce::{PartitionProduceData, ProduceRequest, TopicProduceData},
+            produce::{PartitionProduceData, ProduceRequest, ProduceResponse, TopicProduceData},
             topics::{CreatableTopic, CreateTopicsRequest},
             txn::{
-                TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition,
+                EndTxnRequest, TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition,
                 TxnOffsetCommitRequestTopic, WritableTxnMarker, WritableTxnMarkerTopic,
                 WriteTxnMarkersRequest,
             },
@@ -59,7 +65,7 @@ fn vltava(args: &[&str]) -> Command {
 }
 
 impl Node {
-    async fn start(dir: &Path) -> Self {
+    async fn start(dir: &Path, verifies: bool) -> Self {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (port, controller) = (free(), free());
         let config = dir.join("server.properties");
@@ -69,7 +75,9 @@ impl Node {
              listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
              controller.listener.names=CONTROLLER\nlog.dirs={}\n\
              offsets.topic.replication.factor=1\noffsets.topic.num.partitions=1\n\
-             transaction.partition.verification.enable=false\nvltava.log.file={}\n",
+             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
+             transaction.state.log.num.partitions=2\ngroup.initial.rebalance.delay.ms=0\n\
+             transaction.partition.verification.enable={verifies}\nvltava.log.file={}\n",
             dir.join("data").display(),
             dir.join("node.log").display(),
         );
@@ -198,11 +206,20 @@ impl Client {
     }
 
     async fn commit_offset(&mut self, producer_id: i64, offset: i64, version: i16) -> ErrorCode {
+        self.commit_offset_as((producer_id, 0), offset, version).await
+    }
+
+    async fn commit_offset_as(
+        &mut self,
+        (producer_id, producer_epoch): (i64, i16),
+        offset: i64,
+        version: i16,
+    ) -> ErrorCode {
         let request = TxnOffsetCommitRequest {
             transactional_id: "x".to_owned(),
             group_id: "g".to_owned(),
             producer_id,
-            producer_epoch: 0,
+            producer_epoch,
             topics: vec![TxnOffsetCommitRequestTopic {
                 name: "t".to_owned(),
                 partitions: vec![TxnOffsetCommitRequestPartition {
@@ -249,6 +266,47 @@ impl Client {
         }
     }
 
+    /// Finds the coordinator of transactions, which makes its topic, and begins as "x".
+    async fn init_producer(&mut self) -> (i64, i16) {
+        let start = Instant::now();
+        let find =
+            FindCoordinatorRequest { key: "x".to_owned(), key_type: 1, ..Default::default() };
+        let init = InitProducerIdRequest {
+            transactional_id: Some("x".to_owned()),
+            transaction_timeout_ms: 60_000,
+            ..Default::default()
+        };
+        loop {
+            let _ = self.ask(&find, 2).await;
+            let begun = self.ask(&init, 5).await;
+            if begun.error_code == ErrorCode::None {
+                return (begun.producer_id, begun.producer_epoch);
+            }
+            assert!(start.elapsed() < PATIENCE, "{:?}", begun.error_code);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends the transaction of "x": who the producer is from then on.
+    async fn finish(&mut self, producer: (i64, i16), committed: bool) -> (ErrorCode, i64, i16) {
+        let request = EndTxnRequest {
+            transactional_id: "x".to_owned(),
+            producer_id: producer.0,
+            producer_epoch: producer.1,
+            committed,
+        };
+        let ended = self.ask(&request, 5).await;
+        (ended.error_code, ended.producer_id, ended.producer_epoch)
+    }
+
+    async fn await_stable(&mut self, offset: i64) {
+        let start = Instant::now();
+        while self.end_offset(READ_COMMITTED).await != offset {
+            assert!(start.elapsed() < PATIENCE, "the last stable offset is not {offset}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     async fn create_topics(&mut self) {
         let topic = CreatableTopic {
             name: "t".to_owned(),
@@ -282,7 +340,7 @@ fn batch(producer: i64, epoch: i16, sequence: i32) -> Batch {
 async fn a_leaders_part_in_transactions() {
     use ErrorCode as E;
     let dir = tempfile::tempdir().unwrap();
-    let mut node = Node::start(dir.path()).await;
+    let mut node = Node::start(dir.path(), false).await;
     let mut c = node.client().await;
     c.create_topics().await;
 
@@ -355,7 +413,7 @@ async fn a_leaders_part_in_transactions() {
 async fn a_groups_part_in_transactions() {
     use ErrorCode as E;
     let dir = tempfile::tempdir().unwrap();
-    let mut node = Node::start(dir.path()).await;
+    let mut node = Node::start(dir.path(), false).await;
     let mut c = node.client().await;
     c.create_topics().await;
 
@@ -371,4 +429,150 @@ async fn a_groups_part_in_transactions() {
     assert_eq!(c.commit_offset(8, 7, 3).await, E::InvalidProducerEpoch, "fenced by the marker");
     let mut c = node.kill_and_restart().await;
     assert_eq!(c.committed_offset(true).await, (E::None, 5));
+}
+
+/// Version 2 of transactions: the client adds no partition, and takes a new epoch each time.
+#[tokio::test]
+async fn brokers_add_partitions_of_clients_that_leave_it_to_them() {
+    use ErrorCode as E;
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), true).await;
+    let mut c = node.client().await;
+    c.create_topics().await;
+    let (id, epoch) = c.init_producer().await;
+
+    // Only to be verified, and never added.
+    let first = batch(id, epoch, 0).in_txn();
+    assert_eq!(c.produce(Some("x"), &first, 11).await.0, E::TransactionAbortable);
+    assert_eq!(c.produce(Some("x"), &first, 10).await.0, E::InvalidTxnState);
+
+    // Two batches on one connection, the second before the first is answered.
+    let request = |batch: &Batch| ProduceRequest {
+        transactional_id: Some("x".to_owned()),
+        acks: -1,
+        timeout_ms: 30_000,
+        topic_data: vec![TopicProduceData {
+            name: "t".to_owned(),
+            partition_data: vec![PartitionProduceData {
+                index: 0,
+                records: Records::Bytes(batch.bytes().into()),
+            }],
+            ..Default::default()
+        }],
+    };
+    for sequence in [0, 2, 4] {
+        let request = request(&batch(id, epoch, sequence).in_txn());
+        c.0.send(encode_request(sequence, Some("test"), &request, 12).unwrap()).await.unwrap();
+    }
+    for offset in [0, 2, 4] {
+        let answer = c.0.receive().await.unwrap();
+        let (_, answer) = decode_response::<ProduceResponse>(&answer, 12).unwrap();
+        let p = &answer.responses[0].partition_responses[0];
+        assert_eq!((p.error_code, p.base_offset), (E::None, offset));
+    }
+    assert_eq!(c.commit_offset_as((id, epoch), 6, 5).await, E::None);
+    assert_eq!(c.committed_offset(true).await, (E::UnstableOffsetCommit, -1));
+    assert_eq!(c.end_offset(READ_COMMITTED).await, 0);
+
+    let (error, same, next) = c.finish((id, epoch), true).await;
+    assert_eq!((error, same, next), (E::None, id, epoch + 1));
+    c.await_stable(7).await;
+    // The next transaction follows at once, be the markers of the last written or not.
+    assert_eq!(c.produce(Some("x"), &batch(id, next, 0).in_txn(), 12).await, (E::None, 7));
+    assert_eq!(
+        c.produce(Some("x"), &batch(id, epoch, 6).in_txn(), 12).await.0,
+        E::InvalidProducerEpoch
+    );
+    let start = Instant::now();
+    while c.committed_offset(true).await != (E::None, 6) {
+        assert!(start.elapsed() < PATIENCE, "the offset is not committed");
+    }
+    let (error, _, last) = c.finish((id, next), false).await;
+    assert_eq!((error, last), (E::None, next + 1));
+    c.await_stable(10).await;
+    let aborted = c.fetch(0, 0).await.aborted_transactions.unwrap();
+    assert_eq!((aborted.len(), aborted[0].first_offset), (1, 7));
+}
+
+/// From topic `t` into itself: reads, writes, commits offsets in the transaction.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn librdkafka_reads_what_was_committed_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(dir.path(), true).await;
+    node.client().await.create_topics().await;
+    let config = || {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", format!("127.0.0.1:{}", node.port));
+        config
+    };
+    let producer: BaseProducer = config().set("transactional.id", "x").create().unwrap();
+    let consumer: BaseConsumer = config()
+        .set("group.id", "g")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "earliest")
+        .create()
+        .unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    let send = |from: i32, to: i32| {
+        for n in from..to {
+            let value = n.to_string();
+            producer.send(BaseRecord::<(), _>::to("t").payload(&value)).unwrap();
+        }
+    };
+    let offsets = |offset: i64| {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("t", 0, Offset::Offset(offset)).unwrap();
+        let of = consumer.group_metadata().unwrap();
+        producer.send_offsets_to_transaction(&list, &of, PATIENCE).unwrap();
+    };
+    for (from, commit) in [(0, true), (100, false), (200, true), (300, false), (400, true)] {
+        producer.begin_transaction().unwrap();
+        send(from, from + 50);
+        if commit {
+            offsets(i64::from(from));
+            producer.commit_transaction(PATIENCE).unwrap();
+        } else {
+            offsets(i64::from(from));
+            producer.flush(PATIENCE).unwrap();
+            producer.abort_transaction(PATIENCE).unwrap();
+        }
+    }
+    // One that stays open.
+    producer.begin_transaction().unwrap();
+    send(500, 550);
+    producer.flush(PATIENCE).unwrap();
+    drop(consumer);
+
+    let read = |port: u16, want: usize| {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", format!("127.0.0.1:{port}"))
+            .set("group.id", "reader")
+            .set("isolation.level", "read_committed")
+            .create()
+            .unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset("t", 0, Offset::Beginning).unwrap();
+        consumer.assign(&list).unwrap();
+        let (mut got, start) = (Vec::new(), Instant::now());
+        while got.len() < want {
+            assert!(start.elapsed() < PATIENCE, "{} of {want}", got.len());
+            if let Some(Ok(m)) = consumer.poll(Duration::from_millis(100)) {
+                let value = std::str::from_utf8(m.payload().unwrap()).unwrap();
+                got.push(value.parse::<i32>().unwrap());
+            }
+        }
+        assert!(consumer.poll(Duration::from_millis(300)).is_none(), "nothing that is open");
+        got
+    };
+    let committed = |starts: &[i32]| starts.iter().flat_map(|s| *s..*s + 50).collect::<Vec<_>>();
+    assert_eq!(read(node.port, 150), committed(&[0, 200, 400]));
+    let mut c = node.client().await;
+    assert_eq!(c.committed_offset(true).await, (ErrorCode::None, 400));
+
+    // A crash in the open transaction: the producer goes on with it, and commits.
+    let port = node.port;
+    let mut c2 = node.kill_and_restart().await;
+    assert_eq!(c2.committed_offset(true).await, (ErrorCode::None, 400));
+    producer.commit_transaction(PATIENCE).unwrap();
+    assert_eq!(read(port, 200), committed(&[0, 200, 400, 500]));
 }
