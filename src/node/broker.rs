@@ -37,6 +37,7 @@ use crate::{
         fetch_driver::{FetchTerms, Fetchers},
         fetch_frames::FetchSize,
         isr_driver::IsrDriver,
+        late_txns_driver,
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
@@ -144,6 +145,9 @@ pub(crate) async fn start(
         lag_max: Duration::from_millis(config.replica.lag_time_max_ms.try_into().unwrap_or(0)),
     };
     isr.start(&mut tasks, stopping.clone());
+    let timeout_max_ms = i64::from(config.transaction.max_timeout_ms);
+    let (table, ending) = (Arc::clone(&replicas), stopping.clone());
+    late_txns_driver::start(&mut tasks, table, timeout_max_ms, ending);
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);

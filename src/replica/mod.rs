@@ -14,6 +14,7 @@ mod fetcher_driver;
 pub mod follower;
 pub mod isr_driver;
 pub mod isr_queue;
+pub mod late_txns_driver;
 pub mod leader;
 #[cfg(test)]
 mod leader_test;

@@ -173,7 +173,7 @@ impl Verifier {
         };
         for (slot, found) in asked {
             let code = match &answer {
-                Ok(topics) => code_of(topics, slot, writer.operation),
+                Ok(topics) => code_of(topics, &slot.topic, slot.partition, writer.operation),
                 Err(code) => *code,
             };
             if code != ErrorCode::None {
@@ -262,12 +262,13 @@ fn answer_for(id: &str, response: &mut Result<AddPartitionsToTxnResponse, Unansw
 /// What a client is told of a partition.
 fn code_of(
     topics: &[AddPartitionsToTxnTopicResult],
-    slot: &Slot,
+    topic: &str,
+    partition: i32,
     operation: Operation,
 ) -> ErrorCode {
-    let topic = topics.iter().filter(|t| *t.name == *slot.topic);
+    let topic = topics.iter().filter(|t| *t.name == *topic);
     let mut partitions = topic.flat_map(|t| &t.results_by_partition);
-    let found = partitions.find(|p| p.partition_index == slot.partition);
+    let found = partitions.find(|p| p.partition_index == partition);
     match found.map_or(ErrorCode::NetworkException, |p| p.partition_error_code) {
         // What producers expect of a leader.
         ErrorCode::ProducerFenced => ErrorCode::InvalidProducerEpoch,
@@ -335,6 +336,90 @@ mod tests {
         assert_eq!(ids(next(&mut waiting)), "abc");
         assert_eq!(ids(next(&mut waiting)), "a");
         assert_eq!(ids(next(&mut waiting)), "");
+    }
+
+    /// Answers each request on its own, in order; `None` closes the connection instead.
+    async fn coordinator(
+        listener: tokio::net::TcpListener,
+        mut answer: impl FnMut(AddPartitionsToTxnRequest) -> Option<AddPartitionsToTxnResponse>,
+    ) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            while let Ok(len) = stream.read_i32().await {
+                let mut frame = vec![0; usize::try_from(len).unwrap()];
+                stream.read_exact(&mut frame).await.unwrap();
+                let frame = bytes::Bytes::from(frame);
+                let mut r = crate::wire::codec::Reader::new(&frame);
+                let header = crate::wire::frame::decode_request_header(&mut r).unwrap();
+                let request = crate::wire::message::Message::decode(&mut r, header.version);
+                let Some(response) = answer(request.unwrap()) else { break };
+                let (id, version) = (header.correlation_id, header.version);
+                let chunks = crate::wire::frame::encode_response(id, &response, version).unwrap();
+                for chunk in chunks {
+                    let crate::wire::Chunk::Bytes(bytes) = chunk else { unreachable!() };
+                    stream.write_all(&bytes).await.unwrap();
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_comes_meanwhile_goes_together_and_a_closed_connection_is_opened_again() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = (Arc::from("127.0.0.1"), listener.local_addr().unwrap().port());
+        let (seen, sizes) = std::sync::mpsc::channel();
+        let mut closed = false;
+        let task = tokio::spawn(coordinator(listener, move |request| {
+            let ids: Vec<_> = request.transactions.iter().map(|t| &*t.transactional_id).collect();
+            if ids == ["again"] && !std::mem::replace(&mut closed, true) {
+                return None;
+            }
+            seen.send(ids.len()).unwrap();
+            let result = |id: &&str| crate::wire::api::txn::AddPartitionsToTxnResult {
+                transactional_id: (*id).to_owned(),
+                ..Default::default()
+            };
+            let results_by_transaction =
+                ids.iter().filter(|id| **id != "unknown").map(result).collect();
+            Some(AddPartitionsToTxnResponse { results_by_transaction, ..Default::default() })
+        }));
+        let verifier = Verifier::default();
+        let ask = |id: &str| {
+            let (asked, _) = asked(id);
+            verifier.enqueue(NodeId(1), address.clone(), asked.txn)
+        };
+        let (a, b, c) = (ask("a"), ask("b"), ask("unknown"));
+        assert_eq!(a.await.unwrap(), Ok(Vec::new()));
+        assert_eq!(b.await.unwrap(), Ok(Vec::new()));
+        assert_eq!(c.await.unwrap(), Err(ErrorCode::NetworkException), "without an answer");
+        assert_eq!(ask("again").await.unwrap(), Ok(Vec::new()));
+        assert_eq!(sizes.try_iter().collect::<Vec<_>>(), [3, 1]);
+        task.abort();
+        let _ = task.await;
+        assert_eq!(ask("gone").await.unwrap(), Err(ErrorCode::NetworkException));
+    }
+
+    #[test]
+    fn clients_are_told_what_they_know() {
+        let topic = |code| AddPartitionsToTxnTopicResult {
+            name: "t".to_owned(),
+            results_by_partition: vec![crate::wire::api::txn::AddPartitionsToTxnPartitionResult {
+                partition_index: 3,
+                partition_error_code: code,
+            }],
+        };
+        use ErrorCode as E;
+        for (said, operation, told) in [
+            (E::None, Operation::Add, E::None),
+            (E::ProducerFenced, Operation::Add, E::InvalidProducerEpoch),
+            (E::TransactionAbortable, Operation::VerifyOld, E::InvalidTxnState),
+            (E::TransactionAbortable, Operation::Verify, E::TransactionAbortable),
+            (E::ConcurrentTransactions, Operation::Add, E::ConcurrentTransactions),
+        ] {
+            assert_eq!(code_of(&[topic(said)], "t", 3, operation), told);
+            assert_eq!(code_of(&[topic(said)], "t", 4, operation), E::NetworkException);
+        }
     }
 
     #[test]
