@@ -17,6 +17,7 @@ use vltava::{
     },
     os::clock::{OsClock, OsEntropy},
     record::{BatchBuilder, Compression, batch},
+    replica::txn::Origin,
     wire::api::{
         group_offsets::{
             OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -72,6 +73,16 @@ impl OffsetsLog for MemoryLog {
         }
         let high_watermark = *self.high_watermark.borrow();
         Ok(Appended { last_offset: next - 1, high_watermark })
+    }
+
+    fn append_in_txn(
+        &self,
+        partition: i32,
+        epoch: i32,
+        batch: Bytes,
+        _: Origin,
+    ) -> Result<Appended, ErrorCode> {
+        self.append(partition, epoch, batch)
     }
 
     fn committed(

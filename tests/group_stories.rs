@@ -6,14 +6,15 @@ mod group_world;
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use bytes::Bytes;
-use group_world::{World, protocols};
+use group_world::{Logged, World, protocols};
 use vltava::{
     base::{ErrorCode, Uuid},
     coordinator::{
         Client, Settings,
         calls::{
-            Call, CommitCall, CommitPartition, CommitTopic, DeleteOffsetsCall, FetchCall,
-            HeartbeatCall, JoinCall, LeaveCall, Leaving, Reply, SyncCall, Token,
+            Call, CommitCall, CommitPartition, CommitTopic, DeleteOffsetsCall, EndTxnCall,
+            FetchCall, HeartbeatCall, JoinCall, LeaveCall, Leaving, Reply, SyncCall, Token,
+            TxnCommitCall,
         },
         records::Record,
     },
@@ -98,7 +99,29 @@ impl Story {
                 let members = members.collect();
                 self.call("leave", Call::Leave(LeaveCall { group, members }));
             }
-            "commit" => self.commit(group, &args),
+            "commit" => {
+                let call = self.commit(group, &args);
+                self.call("commit", Call::Commit(call));
+            }
+            "txn-commit" => {
+                let call = TxnCommitCall {
+                    producer_id: args.number("producer", 7),
+                    producer_epoch: 0,
+                    guard: None,
+                    commit: self.commit(group, &args),
+                };
+                self.call("txn", Call::TxnCommit(call));
+            }
+            "end-txn" => {
+                let call = EndTxnCall {
+                    producer_id: args.number("producer", 7),
+                    producer_epoch: 0,
+                    coordinator_epoch: 0,
+                    commit: !args.0.contains_key("abort"),
+                    transaction_version: 1,
+                };
+                self.call("end", Call::EndTxn(call));
+            }
             "fetch" => {
                 let call = FetchCall {
                     group,
@@ -176,14 +199,14 @@ impl Story {
         self.call(args.text("m", ""), Call::Sync(call));
     }
 
-    fn commit(&mut self, group: Arc<str>, args: &Args<'_>) {
+    fn commit(&self, group: Arc<str>, args: &Args<'_>) -> CommitCall {
         let partition = CommitPartition {
             partition: args.number("p", 0),
             offset: args.number("offset", 1),
             leader_epoch: -1,
             metadata: "x".repeat(args.number("metadata", 0)).into(),
         };
-        let call = CommitCall {
+        CommitCall {
             group,
             generation: args.number("gen", -1),
             member_id: self.id(args.text("m", "")),
@@ -195,8 +218,7 @@ impl Story {
                 topic_id: Uuid([args.number("id", 0); 16]),
                 partitions: vec![partition],
             }],
-        };
-        self.call("commit", Call::Commit(call));
+        }
     }
 
     fn trace(&mut self) -> String {
@@ -212,7 +234,15 @@ impl Story {
         let mut out = String::new();
         for (offset, records) in std::mem::take(&mut self.world.appends) {
             for (offset, record) in (offset..).zip(&*records) {
-                let _ = writeln!(out, "log {offset}: {}", self.record(record));
+                let record = match record {
+                    Logged::Plain(r) => self.record(r),
+                    Logged::InTxn(id, r) => format!("{} by producer {id}", self.record(r)),
+                    Logged::End(call) => {
+                        let end = if call.commit { "commit" } else { "abort" };
+                        format!("{end} of producer {}", call.producer_id)
+                    }
+                };
+                let _ = writeln!(out, "log {offset}: {record}");
             }
         }
         for (token, reply) in replies {
@@ -289,7 +319,10 @@ impl Story {
             Reply::Fetch(r) => {
                 let offsets = r.topics.iter().flat_map(|t| {
                     let name = &t.name;
-                    t.partitions.iter().map(move |p| format!("{name}-{} {}", p.partition, p.offset))
+                    t.partitions.iter().map(move |p| match p.error {
+                        ErrorCode::None => format!("{name}-{} {}", p.partition, p.offset),
+                        e => format!("{name}-{} {} {}", p.partition, p.offset, e.name()),
+                    })
                 });
                 format!("fetch {} [{}]", r.error.name(), offsets.collect::<Vec<_>>().join(", "))
             }
@@ -305,6 +338,7 @@ impl Story {
                 format!("delete {} [{}]", r.error.name(), codes.collect::<Vec<_>>().join(", "))
             }
             Reply::TopicsDeleted(error) => format!("topics deleted {}", error.name()),
+            Reply::EndTxn(error) => format!("end {}", error.name()),
         }
     }
 

@@ -11,7 +11,7 @@ use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
         cluster, configs, fetch, group_offsets, groups, metadata, offsets, partitions, produce,
-        quorum, topics, versions,
+        quorum, topics, txn, versions,
     },
     frame::{self, ApiKey},
     sample::{Sample, Source, Visitor, every_request},
@@ -31,6 +31,8 @@ const OURS_ALONE: &[(&str, i16)] = &[
     ("OffsetCommitResponse", 10),
     ("OffsetFetchRequest", 10),
     ("OffsetFetchResponse", 10),
+    ("WriteTxnMarkersRequest", 2),
+    ("WriteTxnMarkersResponse", 2),
 ];
 
 /// Messages with a nullable field whose default is empty to Kafka and null to us.
@@ -189,6 +191,13 @@ agree! {
     topics CreatePartitionsRequest CreatePartitionsResponse;
     topics CreateTopicsRequest CreateTopicsResponse;
     topics DeleteTopicsRequest DeleteTopicsResponse;
+    txn AddOffsetsToTxnRequest AddOffsetsToTxnResponse;
+    txn AddPartitionsToTxnRequest AddPartitionsToTxnResponse;
+    txn DescribeTransactionsRequest DescribeTransactionsResponse;
+    txn EndTxnRequest EndTxnResponse;
+    txn ListTransactionsRequest ListTransactionsResponse;
+    txn TxnOffsetCommitRequest TxnOffsetCommitResponse;
+    txn WriteTxnMarkersRequest WriteTxnMarkersResponse;
     versions ApiVersionsRequest ApiVersionsResponse;
 }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::{
+    calls::TxnWrite,
     records::{Record, RecordError},
     shard::Shard,
 };
@@ -11,6 +12,7 @@ use crate::{
     record::{
         self, BatchBuilder, BatchError, BatchHeader, Compression, Records, Scratch,
         batch::{batches, check_crc},
+        control::EndTxnMarker,
     },
 };
 
@@ -49,7 +51,28 @@ pub(super) enum ReplayError {
 /// # Errors
 /// `UnknownServerError` if a name is too long for the format, `RecordListTooLarge` beyond 2 GiB.
 pub(super) fn encode(records: &[Record], now_ms: i64) -> Result<Bytes, ErrorCode> {
-    let mut batch = BatchBuilder::new(Compression::None);
+    fill(BatchBuilder::new(Compression::None), records, now_ms)
+}
+
+/// The batch that a transaction has written, stamped `now_ms`.
+///
+/// # Errors
+/// As [`encode`].
+pub(super) fn encode_in_txn(write: &TxnWrite, now_ms: i64) -> Result<Bytes, ErrorCode> {
+    match write {
+        TxnWrite::Offsets { producer_id, producer_epoch, records, .. } => {
+            let batch = BatchBuilder::new(Compression::None).transactional();
+            fill(batch.producer(*producer_id, *producer_epoch, -1), records, now_ms)
+        }
+        TxnWrite::End(call) => {
+            let (commit, coordinator_epoch) = (call.commit, call.coordinator_epoch);
+            let marker = EndTxnMarker { commit, coordinator_epoch };
+            Ok(marker.batch(call.producer_id, call.producer_epoch, now_ms))
+        }
+    }
+}
+
+fn fill(mut batch: BatchBuilder, records: &[Record], now_ms: i64) -> Result<Bytes, ErrorCode> {
     for record in records {
         let (key, value) = record.encode().map_err(|_| ErrorCode::UnknownServerError)?;
         batch
@@ -66,7 +89,7 @@ pub(super) struct Replay {
     pub(super) next: Offset,
     /// Records taken.
     pub(super) taken: usize,
-    /// Records of kinds that are not kept here: other kinds of groups, transactions.
+    /// Records of kinds that are not kept here: other kinds of groups.
     pub(super) passed_over: usize,
     /// Records of known kinds that could not be read, and the first reason.
     pub(super) damaged: usize,
@@ -130,11 +153,6 @@ impl Replay {
         shard: &mut Shard,
         now: Now,
     ) -> Result<(), record::RecordError> {
-        // Offsets of a transaction count only once its marker says so.
-        if header.is_control() || header.is_transactional() {
-            self.passed_over += usize::try_from(header.records_count).unwrap_or(0);
-            return Ok(());
-        }
         let section =
             record::records::section(header, batch, INFLATED_BYTES_MAX, &mut self.scratch)?;
         for record in Records::new(&section, header.records_count) {
@@ -143,10 +161,19 @@ impl Replay {
             if offset < self.next {
                 continue;
             }
+            if header.is_control() {
+                if let Some(marker) = EndTxnMarker::read(&record) {
+                    shard.replay_end_txn(header.producer_id, marker.commit);
+                }
+                continue;
+            }
             match Record::decode(record.key.unwrap_or_default(), record.value) {
                 Ok(Some(record)) => {
                     self.taken += 1;
-                    shard.replay(&record, now);
+                    match header.is_transactional() {
+                        true => shard.replay_in_txn(header.producer_id, &record, now),
+                        false => shard.replay(&record, now),
+                    }
                 }
                 Ok(None) => self.passed_over += 1,
                 Err(cause) => {

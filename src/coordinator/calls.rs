@@ -7,7 +7,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::records::Record;
-use crate::base::{ErrorCode, PartitionId, Uuid};
+use crate::{
+    base::{ErrorCode, PartitionId, Uuid},
+    replica::txn::{Origin, VerificationGuard},
+};
 
 /// Names one caller that waits for one reply.
 pub type Token = u64;
@@ -46,6 +49,10 @@ pub enum Call {
     DeleteOffsets(DeleteOffsetsCall),
     /// These topics are gone: their offsets go too.
     TopicsDeleted(Vec<(Arc<str>, Uuid)>),
+    /// TxnOffsetCommit; answered as OffsetCommit is.
+    TxnCommit(TxnCommitCall),
+    /// WriteTxnMarkers, for this partition.
+    EndTxn(EndTxnCall),
 }
 
 /// One protocol a member offers, with what it says about itself under it.
@@ -153,6 +160,63 @@ pub struct CommitCall {
     pub topics: Vec<CommitTopic>,
 }
 
+/// TxnOffsetCommit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TxnCommitCall {
+    /// The producer whose transaction it is.
+    pub producer_id: i64,
+    /// Its epoch.
+    pub producer_epoch: i16,
+    /// The word of the transaction's coordinator, where the transaction begins in this partition.
+    pub guard: Option<VerificationGuard>,
+    /// What to commit; the group is not empty.
+    pub commit: CommitCall,
+}
+
+/// The end of a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndTxnCall {
+    /// The producer whose transaction it is.
+    pub producer_id: i64,
+    /// The epoch of the marker.
+    pub producer_epoch: i16,
+    /// The leader epoch of the transaction's coordinator.
+    pub coordinator_epoch: i32,
+    /// Whether it is committed, else aborted.
+    pub commit: bool,
+    /// `transaction.version` of the transaction.
+    pub transaction_version: i16,
+}
+
+/// What one producer's transaction has written into a shard's partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TxnWrite {
+    /// Offsets, as a transactional batch.
+    Offsets {
+        /// The producer.
+        producer_id: i64,
+        /// Its epoch.
+        producer_epoch: i16,
+        /// As in [`TxnCommitCall`].
+        guard: Option<VerificationGuard>,
+        /// Not empty.
+        records: Arc<[Record]>,
+    },
+    /// The marker.
+    End(EndTxnCall),
+}
+
+impl TxnWrite {
+    /// What the log is told about it.
+    #[must_use]
+    pub const fn origin(&self) -> Origin {
+        match self {
+            Self::Offsets { guard, .. } => Origin::Group(*guard),
+            Self::End(call) => Origin::Marker { transaction_version: call.transaction_version },
+        }
+    }
+}
+
 /// The offsets of one topic to commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitTopic {
@@ -229,6 +293,8 @@ pub enum Reply {
     DeleteOffsets(DeleteOffsetsReply),
     /// To [`Call::TopicsDeleted`].
     TopicsDeleted(ErrorCode),
+    /// To [`Call::EndTxn`].
+    EndTxn(ErrorCode),
 }
 
 /// The answer to JoinGroup.
@@ -425,5 +491,12 @@ pub enum Effect {
         ticket: Ticket,
         /// Not empty.
         records: Arc<[Record]>,
+    },
+    /// As [`Effect::Append`], within a transaction.
+    AppendInTxn {
+        /// Given back with the result.
+        ticket: Ticket,
+        /// What to append.
+        write: TxnWrite,
     },
 }

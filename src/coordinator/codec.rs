@@ -16,7 +16,7 @@ pub enum RecordError {
     #[error("field {0} does not fit the bytes of the record")]
     Malformed(&'static str),
     /// A version from the future.
-    #[error("value version {0} is not known, only 0 to 4")]
+    #[error("value version {0} is not known")]
     UnknownVersion(i16),
     /// A string that its length field cannot count.
     #[error("field {0} is longer than its length field can say")]
@@ -114,6 +114,22 @@ impl<'a> Reader<'a> {
         Ok((reader, version))
     }
 
+    /// A reader behind the version of a value whose layout becomes flexible with version
+    /// `flexible_from` and is known up to `newest`.
+    pub(super) fn versioned(
+        bytes: &'a [u8],
+        flexible_from: i16,
+        newest: i16,
+    ) -> Result<(Self, i16), RecordError> {
+        let mut reader = Self::new(bytes);
+        let version = reader.i16("version")?;
+        if !(0..=newest).contains(&version) {
+            return Err(RecordError::UnknownVersion(version));
+        }
+        reader.flexible = version >= flexible_from;
+        Ok((reader, version))
+    }
+
     fn take(&mut self, field: &'static str, n: usize) -> Result<&'a [u8], RecordError> {
         let (head, rest) = self.rest.split_at_checked(n).ok_or(RecordError::Malformed(field))?;
         self.rest = rest;
@@ -125,6 +141,10 @@ impl<'a> Reader<'a> {
             self.rest.split_first_chunk::<N>().ok_or(RecordError::Malformed(field))?;
         self.rest = rest;
         Ok(*head)
+    }
+
+    pub(super) fn i8(&mut self, field: &'static str) -> Result<i8, RecordError> {
+        Ok(i8::from_be_bytes(self.array(field)?))
     }
 
     pub(super) fn i16(&mut self, field: &'static str) -> Result<i16, RecordError> {

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    batches::{Replay, ReplayError, encode},
+    batches::{Replay, ReplayError, encode, encode_in_txn},
     calls::{Call, Effect, Reply},
     ports::OffsetsLog,
     settings::Settings,
@@ -231,12 +231,23 @@ impl Inner {
         }
         while !out.is_empty() {
             for effect in std::mem::take(&mut out) {
-                let Effect::Append { ticket, records } = effect else {
-                    answer(slot, effect);
-                    continue;
+                let epoch = slot.epoch;
+                let (ticket, result) = match effect {
+                    Effect::Reply { .. } => {
+                        answer(slot, effect);
+                        continue;
+                    }
+                    Effect::Append { ticket, records } => {
+                        let batch = encode(&records, now.wall_ms);
+                        (ticket, batch.and_then(|b| self.log.append(partition, epoch, b)))
+                    }
+                    Effect::AppendInTxn { ticket, write } => {
+                        let batch = encode_in_txn(&write, now.wall_ms);
+                        let origin = write.origin();
+                        let append = |b| self.log.append_in_txn(partition, epoch, b, origin);
+                        (ticket, batch.and_then(append))
+                    }
                 };
-                let result = encode(&records, now.wall_ms)
-                    .and_then(|batch| self.log.append(partition, slot.epoch, batch));
                 if let Err(error) = result {
                     tracing::warn!(partition, error = error.name(), "an append was refused");
                 }

@@ -1,9 +1,12 @@
-//! Classic consumer groups and committed offsets, kept in `__consumer_offsets`.
+//! Classic consumer groups and committed offsets, kept in `__consumer_offsets`; transactions, kept in
+//! `__transaction_state`.
 //!
 //! One partition of that topic is one [`shard::Shard`]: a pure machine that takes [`calls::Call`]s
 //! and deadlines and gives [`calls::Effect`]s. `table` holds the shards this broker leads, behind
 //! the only locks of the room. `driver` is the shell that waits: it loads shards from the log,
 //! appends what they decide, and answers clients. `translate` alone knows the wire's structs.
+//! Transactions are built the same way (`txn_shard`, `transactions_driver`); `markers_driver` carries their
+//! ends to the leaders of their partitions.
 //!
 //! May use `base`, `config`, `record`, `wire`, `metadata`, `net`, `controller`, `replica`.
 
@@ -14,20 +17,33 @@ pub mod driver;
 mod group_classic;
 mod group_join;
 mod group_sync;
+mod markers_driver;
 mod member;
 mod offsets;
+mod offsets_txn;
 pub mod ports;
 pub mod records;
 mod requests_driver;
 pub mod settings;
 pub mod shard;
 mod table;
+pub mod transactions_driver;
 mod translate;
 mod translate_offsets;
+mod translate_txn;
 mod turn;
+mod txn;
+mod txn_batches;
+pub mod txn_calls;
+pub(crate) mod txn_driver;
+pub mod txn_ports;
+pub mod txn_records;
+pub mod txn_settings;
+pub mod txn_shard;
 
 pub use calls::Client;
 pub use driver::Coordinators;
 pub use ports::{Appended, Bounds, Chunk, OffsetsLog, TopicNames};
 pub use settings::Settings;
 pub use table::partition_for;
+pub use transactions_driver::Transactions;

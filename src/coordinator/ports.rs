@@ -6,7 +6,10 @@ use std::{fmt, sync::Arc};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 
-use crate::base::{ErrorCode, Offset, PartitionId, Uuid};
+use crate::{
+    base::{ErrorCode, Offset, PartitionId, Uuid},
+    replica::txn::Origin,
+};
 
 /// An append that the log took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +52,19 @@ pub trait OffsetsLog: Send + Sync + fmt::Debug {
         partition: PartitionId,
         leader_epoch: i32,
         batch: Bytes,
+    ) -> Result<Appended, ErrorCode>;
+
+    /// As [`OffsetsLog::append`], with a batch of a transaction: offsets or a marker, as `origin`
+    /// tells.
+    ///
+    /// # Errors
+    /// As there; `InvalidProducerEpoch`, `InvalidTxnState`, `TransactionCoordinatorFenced`.
+    fn append_in_txn(
+        &self,
+        partition: PartitionId,
+        leader_epoch: i32,
+        batch: Bytes,
+        origin: Origin,
     ) -> Result<Appended, ErrorCode>;
 
     /// Waits until the high watermark passes `offset` and gives the watermark. Has no time limit

@@ -18,6 +18,7 @@ use super::{
     },
     group_classic::ClassicGroup,
     offsets::{self, Offsets},
+    offsets_txn::TxnOffsets,
     ports::Appended,
     records::{GroupMetadata, Record},
     settings::Settings,
@@ -34,9 +35,11 @@ const RECORD_OVERHEAD_BYTES: usize = 64;
 #[derive(Debug)]
 pub struct Shard {
     settings: Arc<Settings>,
-    groups: BTreeMap<Arc<str>, ClassicGroup>,
+    pub(super) groups: BTreeMap<Arc<str>, ClassicGroup>,
     /// As last written.
-    offsets: Offsets,
+    pub(super) offsets: Offsets,
+    /// Pending in transactions, as last written.
+    pub(super) txns: TxnOffsets,
     /// Asked of the driver, without a result yet.
     writing: BTreeMap<Ticket, Write>,
     next_ticket: Ticket,
@@ -76,6 +79,7 @@ impl Shard {
             settings,
             groups: BTreeMap::new(),
             offsets: Offsets::default(),
+            txns: TxnOffsets::default(),
             writing: BTreeMap::new(),
             next_ticket: 0,
             pending: VecDeque::new(),
@@ -152,9 +156,12 @@ impl Shard {
             Call::DeleteGroups(groups) => shard.delete_groups(token, groups, turn),
             Call::DeleteOffsets(call) => shard.delete_offsets(token, &call, turn),
             Call::TopicsDeleted(topics) => {
-                let records = shard.offsets.delete_topics(&topics);
+                let mut records = shard.offsets.delete_topics(&topics);
+                shard.txns.delete_topics(&topics, &mut records);
                 finish(records, token, Reply::TopicsDeleted(ErrorCode::None), turn);
             }
+            Call::TxnCommit(call) => shard.txn_commit(token, &call, turn),
+            Call::EndTxn(call) => shard.end_txn(token, call, turn),
         });
     }
 
@@ -193,10 +200,11 @@ impl Shard {
         now: Now,
         out: &mut Vec<Effect>,
     ) {
-        let Some(write) = self.writing.remove(&ticket) else { return };
-        self.turn(now, out, |shard, turn| match result {
-            Ok(at) => shard.written(write, at, turn),
-            Err(error) => shard.settle(write.then, Err(error), turn),
+        let write = self.writing.remove(&ticket);
+        self.turn(now, out, |shard, turn| match (write, result) {
+            (None, result) => shard.appended_in_txn(ticket, result, turn),
+            (Some(write), Ok(at)) => shard.written(write, at, turn),
+            (Some(write), Err(error)) => shard.settle(write.then, Err(error), turn),
         });
     }
 
@@ -206,6 +214,24 @@ impl Shard {
             true => std::mem::replace(&mut write.then, Then::Nothing),
             false => Then::Nothing,
         };
+        self.take_written(at, then, turn, |shard, now| {
+            for record in &*write.records {
+                shard.apply(record, now);
+            }
+        });
+        if let Some(records) = write.rest.pop_front() {
+            self.write(Write { records, ..write }, turn.out);
+        }
+    }
+
+    /// Takes what was appended into the state, by `apply`; `then` happens once it is committed.
+    pub(super) fn take_written(
+        &mut self,
+        at: Appended,
+        then: Then,
+        turn: &mut Turn<'_>,
+        apply: impl FnOnce(&mut Self, Now),
+    ) {
         // Whatever the watermark has passed is settled first, so that this needs no copy.
         self.pass(at.high_watermark, turn);
         let committed = at.last_offset < at.high_watermark;
@@ -213,15 +239,10 @@ impl Shard {
         if !committed {
             self.push_pending(at.last_offset, deadline, Then::Nothing);
         }
-        for record in &*write.records {
-            self.apply(record, turn.now);
-        }
+        apply(self, turn.now);
         match self.pending.back_mut() {
             Some(above) if !committed => above.then = then,
             _ => self.settle(then, Ok(()), turn),
-        }
-        if let Some(records) = write.rest.pop_front() {
-            self.write(Write { records, ..write }, turn.out);
         }
     }
 
@@ -267,7 +288,12 @@ impl Shard {
         self.pending.front().map(|p| p.last_offset)
     }
 
-    fn settle(&mut self, then: Then, result: Result<(), ErrorCode>, turn: &mut Turn<'_>) {
+    pub(super) fn settle(
+        &mut self,
+        then: Then,
+        result: Result<(), ErrorCode>,
+        turn: &mut Turn<'_>,
+    ) {
         let result = result.map_err(append_error);
         let name = match then {
             Then::Nothing => return,
@@ -306,14 +332,15 @@ impl Shard {
     fn apply(&mut self, record: &Record, now: Now) {
         match record {
             Record::Offset { group, topic, partition, value } => {
-                if value.is_some() && !self.groups.contains_key(group) {
-                    self.groups.insert(group.clone(), ClassicGroup::new(group.clone(), now));
+                if value.is_some() {
+                    self.ensure_group(group, now);
                 }
+                self.txns.plain(group, topic, *partition, value.is_some());
                 self.offsets.replay(group, topic, *partition, value.as_ref());
             }
             Record::Group { value: Some(_), .. } => {}
             // Offsets never stand without a group.
-            Record::Group { group, value: None } if self.offsets.has(group) => {
+            Record::Group { group, value: None } if self.has_offsets(group) => {
                 self.groups.insert(group.clone(), ClassicGroup::new(group.clone(), now));
             }
             Record::Group { group, value: None } => {
@@ -366,7 +393,9 @@ impl Shard {
         self.sweep_at = turn.now.mono.after_ms(interval_ms);
         let mut records = Vec::new();
         for group in self.groups.values() {
+            let from = records.len();
             let bare = self.offsets.expire(group, turn.now, turn.settings, &mut records);
+            let bare = self.txns.spare(&group.id, &mut records, from) && bare;
             // An id handed out is the promise of a member.
             if bare && group.is_empty() && group.pending_joins.is_empty() {
                 records.push(Record::Group { group: group.id.clone(), value: None });
@@ -387,6 +416,7 @@ impl Shard {
         }
         let written = std::mem::take(&mut self.pending);
         let asked = std::mem::take(&mut self.writing).into_values().map(|w| w.then);
+        let asked: Vec<_> = asked.chain(self.txns.take_waiting()).collect();
         let waiting = written.into_iter().flat_map(|p| [p.then, Then::Replies(p.reads)]);
         for then in waiting.chain(asked) {
             if let Then::Replies(replies) = then {
@@ -466,17 +496,19 @@ impl Shard {
     }
 
     fn fetch(&mut self, token: Token, call: &FetchCall, turn: &mut Turn<'_>) {
+        if !call.require_stable {
+            let seen = self.pending.front().map_or(&self.offsets, |p| &p.before);
+            return turn.reply(token, Reply::Fetch(seen.fetch(call)));
+        }
+        let reply = Reply::Fetch(self.txns.stable(call, self.offsets.fetch(call)));
         match self.pending.back_mut() {
-            Some(last) if call.require_stable => {
+            Some(last) => {
                 if last.deadline == Mono::NEVER {
                     last.deadline = turn.now.mono.after_ms(turn.settings.commit_timeout_ms);
                 }
-                last.reads.push((token, Reply::Fetch(self.offsets.fetch(call))));
+                last.reads.push((token, reply));
             }
-            _ => {
-                let seen = self.pending.front().map_or(&self.offsets, |p| &p.before);
-                turn.reply(token, Reply::Fetch(seen.fetch(call)));
-            }
+            None => turn.reply(token, reply),
         }
     }
 
@@ -488,6 +520,7 @@ impl Shard {
                 Some(group) if !group.is_empty() => ErrorCode::NonEmptyGroup,
                 Some(_) => {
                     self.offsets.delete_group(&id, &mut records);
+                    self.txns.delete(&id, |_, _| true, &mut records);
                     records.push(Record::Group { group: id.clone(), value: None });
                     ErrorCode::None
                 }
@@ -501,7 +534,8 @@ impl Shard {
         let found = self.groups.get(&call.group).ok_or(ErrorCode::GroupIdNotFound);
         match found.and_then(|g| g.accept_offset_delete().map(|()| g)) {
             Ok(group) => {
-                let (records, reply) = self.offsets.delete(call, group);
+                let (mut records, reply) = self.offsets.delete(call, group);
+                self.txns.delete_named(&call.group, &reply, &mut records);
                 finish(records, token, Reply::DeleteOffsets(reply), turn);
             }
             Err(error) => {
@@ -525,10 +559,14 @@ impl Shard {
     }
 
     fn write(&mut self, write: Write, out: &mut Vec<Effect>) {
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
+        let ticket = self.take_ticket();
         out.push(Effect::Append { ticket, records: write.records.clone() });
         self.writing.insert(ticket, write);
+    }
+
+    pub(super) fn take_ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        self.next_ticket
     }
 }
 

@@ -1,5 +1,6 @@
 //! The shards this broker leads, by partition, behind the only locks of the room: the table (read),
-//! then one slot; never two slots; never across an await. Pure.
+//! then one slot; never two slots; never across an await. A shard `S` keeps groups, or transactions.
+//! Pure.
 
 use std::{
     collections::BTreeMap,
@@ -11,11 +12,11 @@ use crate::base::{ErrorCode, PartitionId};
 
 /// What a slot is.
 #[derive(Debug)]
-pub(super) enum Role {
+pub(super) enum Role<S = Shard> {
     /// The log is being replayed.
     Loading,
     /// Takes calls.
-    Active(Box<Shard>),
+    Active(Box<S>),
     /// The log could not be replayed; the next election tries again.
     Failed,
     /// Led elsewhere: the slot has left the table.
@@ -24,22 +25,22 @@ pub(super) enum Role {
 
 /// One partition. `W` is who waits for a reply.
 #[derive(Debug)]
-pub(super) struct Slot<W> {
+pub(super) struct Slot<W, S = Shard> {
     /// Leader epoch of the election.
     pub(super) epoch: i32,
-    pub(super) role: Role,
+    pub(super) role: Role<S>,
     /// Whether someone waits for the high watermark already.
     pub(super) watching: bool,
     waiters: BTreeMap<Token, W>,
     next_token: Token,
 }
 
-impl<W> Slot<W> {
+impl<W, S> Slot<W, S> {
     /// The shard, if it takes calls.
     ///
     /// # Errors
     /// `CoordinatorLoadInProgress`, `NotCoordinator`.
-    pub(super) fn shard(&mut self) -> Result<&mut Shard, ErrorCode> {
+    pub(super) fn shard(&mut self) -> Result<&mut S, ErrorCode> {
         match &mut self.role {
             Role::Active(shard) => Ok(shard),
             Role::Loading => Err(ErrorCode::CoordinatorLoadInProgress),
@@ -63,46 +64,46 @@ impl<W> Slot<W> {
 
 /// A slot that several may hold.
 #[derive(Debug)]
-pub(super) struct SharedSlot<W>(Arc<Mutex<Slot<W>>>);
+pub(super) struct SharedSlot<W, S = Shard>(Arc<Mutex<Slot<W, S>>>);
 
-impl<W> Clone for SharedSlot<W> {
+impl<W, S> Clone for SharedSlot<W, S> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<W> SharedSlot<W> {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Slot<W>> {
+impl<W, S> SharedSlot<W, S> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Slot<W, S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// All slots.
 #[derive(Debug)]
-pub(super) struct Table<W> {
-    slots: RwLock<BTreeMap<PartitionId, SharedSlot<W>>>,
+pub(super) struct Table<W, S = Shard> {
+    slots: RwLock<BTreeMap<PartitionId, SharedSlot<W, S>>>,
 }
 
-impl<W> Default for Table<W> {
+impl<W, S> Default for Table<W, S> {
     fn default() -> Self {
         Self { slots: RwLock::default() }
     }
 }
 
-impl<W> Table<W> {
-    pub(super) fn get(&self, partition: PartitionId) -> Option<SharedSlot<W>> {
+impl<W, S> Table<W, S> {
+    pub(super) fn get(&self, partition: PartitionId) -> Option<SharedSlot<W, S>> {
         self.slots.read().unwrap_or_else(PoisonError::into_inner).get(&partition).cloned()
     }
 
     /// All slots, by partition.
-    pub(super) fn all(&self) -> Vec<(PartitionId, SharedSlot<W>)> {
+    pub(super) fn all(&self) -> Vec<(PartitionId, SharedSlot<W, S>)> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         slots.iter().map(|(p, slot)| (*p, slot.clone())).collect()
     }
 
     /// This broker leads `partition` since `epoch`. Gives the slot if it is to be loaded: a leader
     /// that stays leader in a higher epoch keeps its state.
-    pub(super) fn elect(&self, partition: PartitionId, epoch: i32) -> Option<SharedSlot<W>> {
+    pub(super) fn elect(&self, partition: PartitionId, epoch: i32) -> Option<SharedSlot<W, S>> {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let Some(shared) = slots.get(&partition) else {
             let slot = Slot {
@@ -135,7 +136,7 @@ impl<W> Table<W> {
         &self,
         partition: PartitionId,
         epoch: Option<i32>,
-    ) -> Option<SharedSlot<W>> {
+    ) -> Option<SharedSlot<W, S>> {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let held = slots.get(&partition)?.lock().epoch;
         if epoch.is_some_and(|epoch| epoch < held) {
@@ -145,13 +146,12 @@ impl<W> Table<W> {
     }
 }
 
-/// The partition of `__consumer_offsets` that keeps `group`, of `count`: Java's `String.hashCode`
+/// The partition, of `count`, that keeps a group or a transactional id: Java's `String.hashCode`
 /// over UTF-16 code units, made positive (`Utils.abs`, where the least number becomes 0).
 #[must_use]
-pub fn partition_for(group: &str, count: i32) -> PartitionId {
-    let hash = group
-        .encode_utf16()
-        .fold(0_i32, |h, unit| h.wrapping_mul(31).wrapping_add(i32::from(unit)));
+pub fn partition_for(id: &str, count: i32) -> PartitionId {
+    let hash =
+        id.encode_utf16().fold(0_i32, |h, unit| h.wrapping_mul(31).wrapping_add(i32::from(unit)));
     let positive = hash.checked_abs().unwrap_or(0);
     positive % count.max(1)
 }

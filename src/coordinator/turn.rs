@@ -86,6 +86,7 @@ impl Reply {
                 Self::DeleteOffsets(DeleteOffsetsReply { error, topics: Vec::new() })
             }
             Self::TopicsDeleted(_) => Self::TopicsDeleted(error),
+            Self::EndTxn(_) => Self::EndTxn(error),
         }
     }
 }

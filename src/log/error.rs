@@ -82,6 +82,12 @@ pub enum LogError {
         /// The producer.
         producer_id: i64,
     },
+    /// `INVALID_TXN_STATE`: the coordinator has not said that the transaction is open here.
+    #[error("producer {producer_id}: the record is not part of an ongoing transaction")]
+    Unverified {
+        /// The producer.
+        producer_id: i64,
+    },
     /// `TRANSACTION_COORDINATOR_FENCED`: a marker of a coordinator that was replaced.
     #[error("producer {producer_id}: coordinator epoch {got} is older than {known}")]
     CoordinatorFenced {

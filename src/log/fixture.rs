@@ -2,7 +2,9 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{FileCache, Log, LogConfig, LogDir, LogError, LogInit, Recovery, log_append::Appended};
+use super::{
+    FileCache, Log, LogConfig, LogDir, LogError, LogInit, Origin, Recovery, log_append::Appended,
+};
 use crate::base::{Mono, Now, Offset, TopicPartition, Uuid};
 use crate::record::{BatchHeader, batch::batches};
 use crate::testing::{batches::Batch, fs::SimFs};
@@ -53,7 +55,16 @@ pub(super) fn new_log(fs: &SimFs, config: &LogConfig) -> Log {
 pub(super) fn append(log: &mut Log, batch: &Batch, ms: i64) -> Result<Appended, LogError> {
     let bytes = batch.bytes();
     let header = BatchHeader::read(&bytes).unwrap();
-    log.append_leader(&bytes, &header, batch.leader_epoch.max(0), at(ms))
+    let producer = (batch.producer_id, batch.producer_epoch);
+    let origin = if header.is_control() {
+        Origin::Marker { transaction_version: 0 }
+    } else if header.is_transactional() {
+        let sequence = batch.base_sequence;
+        Origin::Client(log.begin_verification(producer, sequence, false, at(ms)).unwrap_or(None))
+    } else {
+        Origin::Client(None)
+    };
+    log.append_leader(&bytes, &header, batch.leader_epoch.max(0), origin, at(ms))
 }
 
 /// Everything from `from` on, as (base offset, batch bytes).

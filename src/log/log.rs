@@ -16,10 +16,11 @@ use super::{
     epochs::{EpochEnd, Epochs},
     error::LogError,
     names,
-    producers::{AbortedTxn, ProducerEntry, Producers},
+    producers::{AbortedTxn, OpenTxn, ProducerEntry, Producers},
     recent::Recent,
     segment::Segment,
     settings::LogConfig,
+    verification::{VerificationGuard, Verifications},
 };
 use crate::base::{LeaderEpoch, Now, Offset, TopicPartition, Uuid, ports::OpenMode};
 
@@ -92,6 +93,7 @@ pub struct Log {
     /// An epoch that began at the log end before the content was loaded.
     pub(super) begun_epoch: Option<LeaderEpoch>,
     pub(super) producers: Producers,
+    pub(super) verifications: Verifications,
     /// Counts changes of the directory's entries, and how many of those are durable.
     pub(super) entries_changed: u32,
     pub(super) entries_synced: u32,
@@ -129,6 +131,7 @@ impl Log {
             epochs: Epochs::default(),
             begun_epoch: None,
             producers: Producers::default(),
+            verifications: Verifications::default(),
             entries_changed: 0,
             entries_synced: 0,
             truncations: 0,
@@ -311,7 +314,37 @@ impl Log {
     /// Forgets producers that were idle for `producer.id.expiration.ms` and have no open
     /// transaction. To be called now and then.
     pub fn expire_producers(&mut self, now: Now) {
-        self.producers.expire(now.wall_ms, self.config.producer_id_expiration_ms);
+        let after_ms = self.config.producer_id_expiration_ms;
+        self.producers.expire(now.wall_ms, after_ms);
+        self.verifications.expire(now.wall_ms, after_ms);
+    }
+
+    /// The producer wants to write into a transaction: `Some` if the transaction's coordinator must
+    /// be asked first, and then the batch comes with it; `None` if the transaction is open here
+    /// (`UnifiedLog.maybeStartTransactionVerification`). `bumps_epoch` tells of a producer that
+    /// takes a new epoch for each transaction; `sequence` is that of its first record, or -1.
+    ///
+    /// # Errors
+    /// `ProducerFenced`. `Io` or `Offline` if the log must first be loaded.
+    pub fn begin_verification(
+        &mut self,
+        (producer_id, epoch): (i64, i16),
+        sequence: i32,
+        bumps_epoch: bool,
+        now: Now,
+    ) -> Result<Option<VerificationGuard>, LogError> {
+        self.load(now)?;
+        if self.producers.has_open(producer_id, epoch)? {
+            return Ok(None);
+        }
+        let all = &mut self.verifications;
+        Ok(Some(all.begin(producer_id, sequence, epoch, bumps_epoch, now.wall_ms)))
+    }
+
+    /// The open transactions, oldest first; none while the log is not loaded, of which nobody
+    /// reads anyway.
+    pub fn open_transactions(&self) -> impl Iterator<Item = OpenTxn> {
+        self.producers.open()
     }
 
     /// The first offset that a `read_committed` reader may not pass: that of the oldest

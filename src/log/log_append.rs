@@ -12,6 +12,7 @@ use super::{
     producers::Marker,
     segment::{Incoming, Segment},
     snapshot,
+    verification::Origin,
 };
 use crate::base::{LeaderEpoch, Now, Offset, ports::OpenMode};
 use crate::record::{
@@ -42,13 +43,14 @@ impl Log {
     ///
     /// # Errors
     /// `Full`: nothing changed, try again. `TooLarge`, and what the producer's state forbids:
-    /// `ProducerFenced`, `OutOfOrderSequence`, `InvalidTxnState`, `CoordinatorFenced`. `Io`,
-    /// `Offline`: the directory is lost.
+    /// `ProducerFenced`, `OutOfOrderSequence`, `InvalidTxnState`, `Unverified`, `CoordinatorFenced`.
+    /// `Io`, `Offline`: the directory is lost.
     pub fn append_leader(
         &mut self,
         batch: &[u8],
         header: &BatchHeader,
         leader_epoch: LeaderEpoch,
+        origin: Origin,
         now: Now,
     ) -> Result<Appended, LogError> {
         self.dir.check()?;
@@ -59,7 +61,8 @@ impl Log {
         self.check_size(header)?;
         let marker = read_marker(header, batch);
         if header.has_producer_id() {
-            if let Some(seen) = self.producers.check(header)? {
+            let asked = self.config.verify_transactions.then_some(&self.verifications);
+            if let Some(seen) = self.producers.check(header, origin, asked)? {
                 return Ok(Appended {
                     base_offset: seen.first_offset(),
                     last_offset: seen.last_offset,
@@ -68,7 +71,7 @@ impl Log {
                 });
             }
             if let Some(marker) = marker {
-                self.producers.check_marker(header, marker)?;
+                self.producers.check_marker(header, marker, origin)?;
             }
         }
         let base_offset = self.end;
@@ -289,6 +292,7 @@ impl Log {
         active.appended_ms = Some(now.wall_ms);
         self.recent.push(base_offset, last, pos);
         self.end = last + 1;
+        self.verifications.appended(header);
         if let Some(txn) = self.producers.apply(header, base_offset, marker) {
             active.note_txn(home, &txn)?;
         }

@@ -34,6 +34,7 @@ mod segment;
 pub mod settings;
 pub mod snapshot;
 mod txn_index;
+mod verification;
 
 pub use dir::{LogDir, OffsetFile, Removal};
 pub use dir_state::{CleanEntry, DirState, FoundPartition, Leftover};
@@ -45,6 +46,7 @@ pub use log::{Log, LogInit, Recovery};
 pub use log_append::Appended;
 pub use log_flush::{FlushMark, FlushTicket};
 pub use log_read::{FoundBatch, ReadSlices};
-pub use producers::{AbortedTxn, ProducerEntry};
+pub use producers::{AbortedTxn, OpenTxn, ProducerEntry};
 pub use retention::{DeletionReason, Expired};
 pub use settings::LogConfig;
+pub use verification::{Origin, VerificationGuard};

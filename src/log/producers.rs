@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use super::error::LogError;
+use super::{
+    error::LogError,
+    verification::{Origin, Verifications},
+};
 use crate::base::{Mutant, Offset, limits::PRODUCER_BATCHES_RETAINED, mutant};
 use crate::record::BatchHeader;
 
@@ -99,6 +102,11 @@ impl ProducerEntry {
         self.batches().iter().find(same).filter(|_| h.producer_epoch == self.epoch).copied()
     }
 
+    /// Whether a transaction of this epoch is open; one of an older epoch may have ended.
+    fn is_open(&self, epoch: i16) -> bool {
+        self.txn_first_offset.is_some() && self.epoch == epoch
+    }
+
     fn expired(&self, now_ms: i64, after_ms: i64) -> bool {
         self.txn_first_offset.is_none() && now_ms.saturating_sub(self.last_timestamp) >= after_ms
     }
@@ -123,6 +131,19 @@ pub struct AbortedTxn {
     pub producer_id: i64,
     /// The first offset of the transaction.
     pub first_offset: Offset,
+}
+
+/// A transaction that has records in a log and no marker yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OpenTxn {
+    /// The producer.
+    pub producer_id: i64,
+    /// Its epoch.
+    pub producer_epoch: i16,
+    /// The first offset of the transaction.
+    pub first_offset: Offset,
+    /// Timestamp of the producer's last batch, in milliseconds.
+    pub last_timestamp: i64,
 }
 
 /// The end of a transaction, as a control batch tells it (`EndTransactionMarker.java`).
@@ -213,16 +234,20 @@ impl Producers {
     }
 
     /// Whether a batch that a client or coordinator sent may be appended: `Some` tells the batch
-    /// it repeats.
-    pub(super) fn check(&self, h: &BatchHeader) -> Result<Option<SeenBatch>, LogError> {
+    /// it repeats. `asked` has the producers that may begin a transaction; `None` lets all begin.
+    pub(super) fn check(
+        &self,
+        h: &BatchHeader,
+        origin: Origin,
+        asked: Option<&Verifications>,
+    ) -> Result<Option<SeenBatch>, LogError> {
         let producer_id = h.producer_id;
-        let Some(entry) = self.by_id.get(&producer_id) else { return Ok(None) };
-        if !h.is_control()
-            && let Some(seen) = entry.find(h)
-        {
+        let entry = self.by_id.get(&producer_id);
+        let client = matches!(origin, Origin::Client(_)) && !h.is_control();
+        if client && let Some(seen) = entry.and_then(|e| e.find(h)) {
             return Ok(Some(seen));
         }
-        if h.producer_epoch < entry.epoch {
+        if let Some(entry) = entry.filter(|e| h.producer_epoch < e.epoch) {
             if mutant(Mutant::AcceptOldProducerEpoch) {
                 return Ok(None);
             }
@@ -232,22 +257,73 @@ impl Producers {
         if h.is_control() {
             return Ok(None);
         }
-        check_sequence(entry, h)?;
-        if entry.txn_first_offset.is_some() && !h.is_transactional() {
+        if h.is_transactional()
+            && !entry.is_some_and(|e| e.is_open(h.producer_epoch))
+            && asked.is_some_and(|a| !a.admits(producer_id, origin.guard()))
+        {
+            return Err(LogError::Unverified { producer_id });
+        }
+        if client {
+            check_sequence(entry, h, asked)?;
+        }
+        if entry.is_some_and(|e| e.txn_first_offset.is_some()) && !h.is_transactional() {
             return Err(LogError::InvalidTxnState { producer_id });
         }
         Ok(None)
     }
 
-    /// Whether a marker that a coordinator sent may be appended.
-    pub(super) fn check_marker(&self, h: &BatchHeader, marker: Marker) -> Result<(), LogError> {
-        let known = self.by_id.get(&h.producer_id).map_or(-1, |e| e.coordinator_epoch);
-        let got = marker.coordinator_epoch;
+    /// Whether a marker that a coordinator sent may be appended (KIP-1228,
+    /// `ProducerAppendInfo.checkProducerEpoch`).
+    pub(super) fn check_marker(
+        &self,
+        h: &BatchHeader,
+        marker: Marker,
+        origin: Origin,
+    ) -> Result<(), LogError> {
+        let producer_id = h.producer_id;
+        let Some(entry) = self.by_id.get(&producer_id) else { return Ok(()) };
+        let strict = match origin {
+            Origin::Marker { transaction_version } => transaction_version >= 2,
+            Origin::Client(_) | Origin::Group(_) => false,
+        };
+        let (known, got) = (entry.epoch, h.producer_epoch);
+        // With nothing open an equal epoch is that of a marker which is written again, after its
+        // answer was lost. The last epoch cannot be exceeded, and must not hang for ever.
+        let again = got == known && (entry.txn_first_offset.is_none() || got == i16::MAX);
+        if got < known || (strict && got == known && !again) {
+            return Err(LogError::ProducerFenced { producer_id, known, got });
+        }
+        let (known, got) = (entry.coordinator_epoch, marker.coordinator_epoch);
         if known > got {
-            let producer_id = h.producer_id;
             return Err(LogError::CoordinatorFenced { producer_id, known, got });
         }
         Ok(())
+    }
+
+    /// Whether the producer has a transaction open in this epoch.
+    ///
+    /// # Errors
+    /// `ProducerFenced` if a newer epoch is known.
+    pub(super) fn has_open(&self, producer_id: i64, epoch: i16) -> Result<bool, LogError> {
+        match self.by_id.get(&producer_id) {
+            Some(e) if epoch < e.epoch => {
+                Err(LogError::ProducerFenced { producer_id, known: e.epoch, got: epoch })
+            }
+            entry => Ok(entry.is_some_and(|e| e.is_open(epoch))),
+        }
+    }
+
+    /// The open transactions, oldest first.
+    pub(super) fn open(&self) -> impl Iterator<Item = OpenTxn> {
+        self.ongoing.iter().filter_map(|(first_offset, producer_id)| {
+            let entry = self.by_id.get(producer_id)?;
+            Some(OpenTxn {
+                producer_id: *producer_id,
+                producer_epoch: entry.epoch,
+                first_offset: *first_offset,
+                last_timestamp: entry.last_timestamp,
+            })
+        })
     }
 
     /// Takes in a batch that is in the log at `base_offset`. `marker` is what a control batch
@@ -326,8 +402,23 @@ impl Producers {
     }
 }
 
-fn check_sequence(entry: &ProducerEntry, h: &BatchHeader) -> Result<(), LogError> {
-    let (last, got) = (entry.last_sequence(), h.base_sequence);
+/// Whether a client's batch follows what is known of its producer. Of one that nothing is known of,
+/// any sequence is taken, as its state may have expired; but a producer that takes a new epoch for
+/// each transaction begins with 0.
+fn check_sequence(
+    entry: Option<&ProducerEntry>,
+    h: &BatchHeader,
+    asked: Option<&Verifications>,
+) -> Result<(), LogError> {
+    let (producer_id, got) = (h.producer_id, h.base_sequence);
+    let last = entry.map_or(-1, ProducerEntry::last_sequence);
+    if let Some(waiting) = asked.and_then(|a| a.get(producer_id)) {
+        let fresh = entry.is_none_or(|e| e.batches().is_empty());
+        if (waiting.bumps_epoch && got != 0 && fresh) || got > waiting.lowest_sequence {
+            return Err(LogError::OutOfOrderSequence { producer_id, last, got });
+        }
+    }
+    let Some(entry) = entry else { return Ok(()) };
     let follows = if h.producer_epoch != entry.epoch {
         got == 0 || entry.epoch < 0
     } else {
@@ -336,13 +427,19 @@ fn check_sequence(entry: &ProducerEntry, h: &BatchHeader) -> Result<(), LogError
     if follows {
         return Ok(());
     }
-    Err(LogError::OutOfOrderSequence { producer_id: h.producer_id, last, got })
+    Err(LogError::OutOfOrderSequence { producer_id, last, got })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::batches::Batch;
+
+    const CLIENT: Origin = Origin::Client(None);
+
+    fn check(p: &Producers, h: &BatchHeader) -> Result<Option<SeenBatch>, LogError> {
+        p.check(h, CLIENT, None)
+    }
 
     fn header(b: &Batch) -> BatchHeader {
         BatchHeader::read(&b.bytes()).unwrap()
@@ -356,7 +453,7 @@ mod tests {
     fn with(batches: &[BatchHeader]) -> Producers {
         let mut p = Producers::default();
         for (n, h) in batches.iter().enumerate() {
-            assert_eq!(p.check(h).unwrap(), None);
+            assert_eq!(check(&p, h).unwrap(), None);
             p.apply(h, n as i64 * 3, None);
         }
         p
@@ -367,7 +464,7 @@ mod tests {
         let all: Vec<_> = (0..7).map(|n| batch(0, n * 3)).collect();
         let p = with(&all);
         for (n, h) in all.iter().enumerate() {
-            let seen = p.check(h);
+            let seen = check(&p, h);
             if n < 2 {
                 assert!(matches!(seen, Err(LogError::OutOfOrderSequence { .. })), "{n}");
             } else {
@@ -381,24 +478,24 @@ mod tests {
     #[test]
     fn sequences_follow_each_other_and_wrap() {
         let p = with(&[batch(0, 10)]);
-        assert_eq!(p.check(&batch(0, 13)).unwrap(), None, "any first sequence was accepted");
-        let gap = p.check(&batch(0, 14)).unwrap_err();
+        assert_eq!(check(&p, &batch(0, 13)).unwrap(), None, "any first sequence was accepted");
+        let gap = check(&p, &batch(0, 14)).unwrap_err();
         assert!(matches!(gap, LogError::OutOfOrderSequence { last: 12, got: 14, .. }));
         let p = with(&[batch(0, i32::MAX - 2)]);
-        assert_eq!(p.check(&batch(0, 0)).unwrap(), None);
+        assert_eq!(check(&p, &batch(0, 0)).unwrap(), None);
         let p = with(&[batch(0, i32::MAX - 1)]);
-        assert_eq!(p.check(&batch(0, 1)).unwrap(), None, "wrapped within a batch");
-        assert!(p.check(&batch(0, i32::MAX - 1)).unwrap().is_some(), "and is known again");
+        assert_eq!(check(&p, &batch(0, 1)).unwrap(), None, "wrapped within a batch");
+        assert!(check(&p, &batch(0, i32::MAX - 1)).unwrap().is_some(), "and is known again");
     }
 
     #[test]
     fn epochs_fence_and_start_at_zero() {
         let p = with(&[batch(4, 0)]);
-        let old = p.check(&batch(3, 3)).unwrap_err();
+        let old = check(&p, &batch(3, 3)).unwrap_err();
         assert!(matches!(old, LogError::ProducerFenced { known: 4, got: 3, .. }));
-        assert!(matches!(p.check(&batch(5, 3)), Err(LogError::OutOfOrderSequence { .. })));
-        assert_eq!(p.check(&batch(5, 0)).unwrap(), None);
-        assert_eq!(p.check(&header(&Batch::of(1, 1, 0).by(8, 0, 77))).unwrap(), None);
+        assert!(matches!(check(&p, &batch(5, 3)), Err(LogError::OutOfOrderSequence { .. })));
+        assert_eq!(check(&p, &batch(5, 0)).unwrap(), None);
+        assert_eq!(check(&p, &header(&Batch::of(1, 1, 0).by(8, 0, 77))).unwrap(), None);
     }
 
     #[test]
@@ -409,7 +506,7 @@ mod tests {
         p.apply(&data, 10, None);
         p.apply(&other, 13, None);
         assert_eq!(p.first_unstable_offset(), Some(10));
-        assert!(matches!(p.check(&batch(0, 3)), Err(LogError::InvalidTxnState { .. })));
+        assert!(matches!(check(&p, &batch(0, 3)), Err(LogError::InvalidTxnState { .. })));
         let marker = Batch::marker(7, 0, false, 5);
         let (h, bytes) = (header(&marker), marker.bytes());
         let read = Marker::read(&h, &bytes).unwrap();
@@ -424,7 +521,82 @@ mod tests {
         assert_eq!(p.first_unstable_offset(), Some(13));
         assert_eq!(p.apply(&h, 15, Some(read)), None, "an empty transaction changes nothing");
         let zombie = Marker { aborted: true, coordinator_epoch: 0 };
-        assert!(matches!(p.check_marker(&h, zombie), Err(LogError::CoordinatorFenced { .. })));
+        assert!(matches!(
+            p.check_marker(&h, zombie, ended_by(0)),
+            Err(LogError::CoordinatorFenced { .. })
+        ));
+    }
+
+    fn ended_by(transaction_version: i16) -> Origin {
+        Origin::Marker { transaction_version }
+    }
+
+    #[test]
+    fn markers_of_version_2_have_a_higher_epoch_but_may_be_written_again() {
+        let mut p = Producers::default();
+        let fenced = |p: &Producers, epoch: i16, version: i16| {
+            let (batch, marker) =
+                (Batch::marker(7, epoch, true, 5), Marker { aborted: false, coordinator_epoch: 1 });
+            let checked = p.check_marker(&header(&batch), marker, ended_by(version));
+            checked.is_err_and(|e| matches!(e, LogError::ProducerFenced { .. }))
+        };
+        assert!(!fenced(&p, 0, 2), "of a producer that nothing is known of");
+        p.apply(&header(&Batch::of(1, 1, 0).by(7, 3, 0).in_txn()), 0, None);
+        assert_eq!([2, 3, 4].map(|e| fenced(&p, e, 1)), [true, false, false]);
+        assert_eq!([2, 3, 4].map(|e| fenced(&p, e, 2)), [true, true, false]);
+        let marker = Marker { aborted: false, coordinator_epoch: 1 };
+        p.apply(&header(&Batch::marker(7, 4, true, 5)), 1, Some(marker));
+        assert_eq!([3, 4, 5].map(|e| fenced(&p, e, 2)), [true, false, false], "again");
+        p.apply(&header(&Batch::of(1, 1, 0).by(7, 4, 0).in_txn()), 2, None);
+        assert!(fenced(&p, 4, 2), "late: the next transaction is open");
+        let mut p = Producers::default();
+        p.apply(&header(&Batch::of(1, 1, 0).by(7, i16::MAX, 0).in_txn()), 0, None);
+        assert!(!fenced(&p, i16::MAX, 2), "no epoch is above it");
+    }
+
+    #[test]
+    fn a_transaction_begins_with_the_word_of_its_coordinator() {
+        let (mut p, mut asked) = (Producers::default(), Verifications::default());
+        let first = header(&Batch::of(1, 1, 0).by(7, 0, 0).in_txn());
+        let second = header(&Batch::of(1, 1, 0).by(7, 0, 1).in_txn());
+        let unverified = |r: Result<_, _>| matches!(r, Err(LogError::Unverified { .. }));
+        assert!(unverified(p.check(&first, CLIENT, Some(&asked))));
+        assert_eq!(p.check(&first, CLIENT, None).unwrap(), None, "where nobody asks");
+        let guard = Origin::Client(Some(asked.begin(7, 0, 0, false, 0)));
+        assert!(unverified(p.check(&first, CLIENT, Some(&asked))));
+        let late = p.check(&second, guard, Some(&asked));
+        assert!(matches!(late, Err(LogError::OutOfOrderSequence { got: 1, .. })), "0 comes first");
+        assert_eq!(p.check(&first, guard, Some(&asked)).unwrap(), None);
+        p.apply(&first, 0, None);
+        asked.appended(&first);
+        assert_eq!(p.has_open(7, 0).unwrap(), true);
+        assert_eq!(p.check(&second, CLIENT, Some(&asked)).unwrap(), None);
+        let open =
+            OpenTxn { producer_id: 7, producer_epoch: 0, first_offset: 0, last_timestamp: 0 };
+        assert_eq!(p.open().collect::<Vec<_>>(), [open]);
+        let newer = header(&Batch::of(1, 1, 0).by(7, 1, 0).in_txn());
+        assert!(unverified(p.check(&newer, CLIENT, Some(&asked))), "another epoch's is open");
+        assert!(p.has_open(7, -1).is_err());
+        let marker = Marker { aborted: true, coordinator_epoch: 1 };
+        p.apply(&header(&Batch::marker(7, 0, false, 0)), 1, Some(marker));
+        assert!(unverified(p.check(&second, guard, Some(&asked))), "the word is used up");
+        assert!(p.check(&first, CLIENT, Some(&asked)).unwrap().is_some(), "a repeated batch");
+    }
+
+    #[test]
+    fn a_producer_of_version_2_begins_with_sequence_0_and_groups_have_none() {
+        let (p, mut asked) = (Producers::default(), Verifications::default());
+        let batch = header(&Batch::of(1, 1, 0).by(7, 0, 5).in_txn());
+        let guard = Origin::Client(Some(asked.begin(7, 5, 0, true, 0)));
+        let gap = p.check(&batch, guard, Some(&asked));
+        assert!(matches!(gap, Err(LogError::OutOfOrderSequence { last: -1, got: 5, .. })));
+        let mut p = Producers::default();
+        let offsets = header(&Batch::of(1, 1, 0).by(8, 0, -1).in_txn());
+        let guard = Origin::Group(Some(asked.begin(8, -1, 0, true, 0)));
+        for at in 0..3 {
+            assert_eq!(p.check(&offsets, guard, Some(&asked)).unwrap(), None);
+            p.apply(&offsets, at, None);
+        }
     }
 
     #[test]

@@ -32,6 +32,9 @@ pub struct LogConfig {
     pub max_compaction_lag_ms: i64,
     /// `producer.id.expiration.ms`: an idle producer is forgotten after this.
     pub producer_id_expiration_ms: i64,
+    /// `transaction.partition.verification.enable`: a transaction begins in this log only with the
+    /// word of its coordinator.
+    pub verify_transactions: bool,
     /// `preallocate`: a new segment takes its full size at once.
     pub preallocate: bool,
 }
@@ -53,6 +56,7 @@ impl Default for LogConfig {
             compact: false,
             max_compaction_lag_ms: i64::MAX,
             producer_id_expiration_ms: 86_400_000,
+            verify_transactions: true,
             preallocate: false,
         }
     }

@@ -131,7 +131,7 @@ pub const FEATURES: &[Feature] = &[
             Level { level: 2, bootstrap: 24, needs: &[] },
         ],
         supported_max: 2,
-        served_max: 0,
+        served_max: 2,
     },
     Feature {
         name: GROUP_VERSION,

@@ -13,13 +13,23 @@ use crate::{
     base::Uuid,
     config::ServerConfig,
     controller::{BrokerLifecycle, BrokerSettings, BrokerState, ControllerClient},
-    coordinator::{driver::Coordinators, settings::Settings as GroupSettings},
+    coordinator::{
+        Transactions, driver::Coordinators, settings::Settings as GroupSettings,
+        txn_settings::TxnSettings,
+    },
     log::FlushDriver,
     metadata::{Delta, Endpoint, Image, ResourceType, Update, features},
     net::ListenerHandle,
     node::{
-        NodeError, boot::World, dirs, identity::Directories, loading,
-        offsets_log::ReplicaOffsetsLog, publish::Publisher, selftest, sockets,
+        NodeError,
+        boot::World,
+        dirs,
+        identity::Directories,
+        loading,
+        offsets_log::{OFFSETS_TOPIC, ReplicaOffsetsLog, TRANSACTIONS_TOPIC},
+        publish::Publisher,
+        selftest, sockets,
+        txn_broker::LateBroker,
     },
     os::limits,
     quorum::{MetadataSource, Subscription},
@@ -27,10 +37,11 @@ use crate::{
         fetch_driver::{FetchTerms, Fetchers},
         fetch_frames::FetchSize,
         isr_driver::IsrDriver,
+        late_txns_driver,
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
-    server::{Broker, producer_ids::ProducerIds},
+    server::{Broker, producer_ids::ProducerIds, turns::Turns, txn_verifier::Verifier},
 };
 
 /// Threads that sync files, for each log directory.
@@ -77,9 +88,11 @@ pub(crate) async fn start(
     let bound = sockets::bind(config).await?;
     let subscription = first_image(&source).await;
     let replicas = Arc::new(load(config, world, dirs, &subscription.image)?);
-    let log = Arc::new(ReplicaOffsetsLog(Arc::clone(&replicas)));
+    let log = Arc::new(ReplicaOffsetsLog(Arc::clone(&replicas), OFFSETS_TOPIC));
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let groups = Coordinators::start(log, clock, entropy, group_settings(config));
+    let late = Arc::new(LateBroker::default());
+    let transactions = start_transactions(config, world, &replicas, &late);
     let (misplaced, found) = mpsc::unbounded_channel();
     let publisher = Publisher {
         misplaced,
@@ -87,6 +100,7 @@ pub(crate) async fn start(
         settings: Arc::clone(config),
         replicas: Arc::clone(&replicas),
         groups: groups.clone(),
+        transactions: transactions.clone(),
     };
     let image = Arc::clone(&subscription.image);
     let following = publisher.publish(&Delta::between(&Image::default(), &image), &image);
@@ -105,10 +119,14 @@ pub(crate) async fn start(
         controller: client,
         lifecycle,
         groups,
+        transactions,
         producer_ids: ProducerIds::default(),
+        verifier: Verifier::default(),
+        turns: Turns::default(),
         clock: Arc::clone(&world.clock),
         entropy: Arc::clone(&world.entropy),
     });
+    late.is(&broker);
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let (failing, fatal) = watch::channel(None);
@@ -127,6 +145,9 @@ pub(crate) async fn start(
         lag_max: Duration::from_millis(config.replica.lag_time_max_ms.try_into().unwrap_or(0)),
     };
     isr.start(&mut tasks, stopping.clone());
+    let timeout_max_ms = i64::from(config.transaction.max_timeout_ms);
+    let (table, ending) = (Arc::clone(&replicas), stopping.clone());
+    late_txns_driver::start(&mut tasks, table, timeout_max_ms, ending);
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);
@@ -197,6 +218,26 @@ fn group_settings(config: &ServerConfig) -> GroupSettings {
         load_buffer_bytes: g.offsets_load_buffer_bytes,
         partitions: g.offsets_partitions,
     }
+}
+
+fn start_transactions(
+    config: &ServerConfig,
+    world: &World,
+    replicas: &Arc<ReplicaTable>,
+    broker: &Arc<LateBroker>,
+) -> Transactions {
+    let t = &config.transaction;
+    let settings = TxnSettings {
+        max_timeout_ms: t.max_timeout_ms,
+        id_expiration_ms: i64::from(t.id_expiration_ms),
+        abort_interval_ms: i64::from(t.abort_interval_ms),
+        expire_interval_ms: i64::from(t.expire_interval_ms),
+        load_buffer_bytes: t.load_buffer_bytes,
+        partitions: t.partitions,
+        request_timeout_ms: i64::from(config.net.request_timeout_ms),
+    };
+    let log = Arc::new(ReplicaOffsetsLog(Arc::clone(replicas), TRANSACTIONS_TOPIC));
+    Transactions::start(log, broker.clone(), Arc::clone(&world.clock), settings)
 }
 
 fn registration(

@@ -12,5 +12,6 @@ mod schema;
 mod selftest;
 mod shutdown;
 mod sockets;
+mod txn_broker;
 
 pub use boot::{NodeError, run};

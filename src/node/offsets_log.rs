@@ -1,4 +1,5 @@
-//! The log of `__consumer_offsets` as group coordinators want it, over the replica table.
+//! The logs of `__consumer_offsets` and `__transaction_state` as coordinators want them, over the
+//! replica table.
 
 use std::sync::Arc;
 
@@ -9,19 +10,24 @@ use crate::{
     base::{ErrorCode, Offset, PartitionId},
     coordinator::ports::{Appended, Bounds, Chunk, OffsetsLog},
     record::validate::Validated,
-    replica::table::{ReplicaTable, Slot},
+    replica::{
+        table::{ReplicaTable, Slot},
+        txn::Origin,
+    },
 };
 
 /// The topic that groups live in.
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+/// The topic that transactions live in.
+pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 
-/// See the file's head.
+/// See the file's head. The second part is the topic.
 #[derive(Debug)]
-pub(crate) struct ReplicaOffsetsLog(pub(crate) Arc<ReplicaTable>);
+pub(crate) struct ReplicaOffsetsLog(pub(crate) Arc<ReplicaTable>, pub(crate) &'static str);
 
 impl ReplicaOffsetsLog {
     fn slot(&self, partition: PartitionId, leader_epoch: i32) -> Result<Arc<Slot>, ErrorCode> {
-        let slot = self.0.by_name(OFFSETS_TOPIC, partition);
+        let slot = self.0.by_name(self.1, partition);
         let slot = slot.ok_or(ErrorCode::NotLeaderOrFollower)?;
         let state = slot.lock();
         if !state.leads() || state.leader_epoch() != leader_epoch {
@@ -67,9 +73,19 @@ impl OffsetsLog for ReplicaOffsetsLog {
         leader_epoch: i32,
         batch: Bytes,
     ) -> Result<Appended, ErrorCode> {
+        self.append_in_txn(partition, leader_epoch, batch, Origin::Group(None))
+    }
+
+    fn append_in_txn(
+        &self,
+        partition: PartitionId,
+        leader_epoch: i32,
+        batch: Bytes,
+        origin: Origin,
+    ) -> Result<Appended, ErrorCode> {
         let slot = self.slot(partition, leader_epoch)?;
         let batch = Validated::built(batch).map_err(|_| ErrorCode::CorruptMessage)?;
-        let done = self.0.append_own(&slot, &batch, leader_epoch);
+        let done = self.0.append_from(&slot, &batch, Some(leader_epoch), origin);
         let (last_offset, high_watermark) = done.map_err(|r| r.code)?;
         Ok(Appended { last_offset, high_watermark })
     }

@@ -11,9 +11,12 @@ use tokio::sync::mpsc;
 use crate::{
     base::NodeId,
     config::ServerConfig,
-    coordinator::driver::Coordinators,
-    metadata::{Delta, Image, ResourceType},
-    node::{offsets_log::OFFSETS_TOPIC, schema},
+    coordinator::{Transactions, driver::Coordinators},
+    metadata::{Delta, Image, ResourceType, features::TRANSACTION_VERSION},
+    node::{
+        offsets_log::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
+        schema,
+    },
     replica::{
         dirs::Misplaced,
         publish::{Following, Office},
@@ -30,6 +33,7 @@ pub(crate) struct Publisher {
     pub(crate) settings: Arc<ServerConfig>,
     pub(crate) replicas: Arc<ReplicaTable>,
     pub(crate) groups: Coordinators,
+    pub(crate) transactions: Transactions,
     /// Takes replicas that lie where the metadata does not say.
     pub(crate) misplaced: mpsc::UnboundedSender<Vec<Misplaced>>,
 }
@@ -74,6 +78,18 @@ impl Publisher {
                 self.groups.elected(office.partition, office.leader_epoch);
             } else {
                 self.groups.resigned(office.partition, Some(office.leader_epoch));
+            }
+        }
+        let level = image.features().level(TRANSACTION_VERSION);
+        self.transactions.set_transaction_version(level);
+        if let Some(topic) = image.topics().by_name(TRANSACTIONS_TOPIC) {
+            self.transactions.set_partition_count(topic.partition_count());
+        }
+        for office in offices.iter().filter(|o| &*o.topic == TRANSACTIONS_TOPIC) {
+            let (partition, epoch) = (office.partition, office.leader_epoch);
+            match office.leads {
+                true => self.transactions.elected(partition, epoch, image.position.offset),
+                false => self.transactions.resigned(partition, Some(epoch)),
             }
         }
         let gone: Vec<_> = delta.deleted_topics().map(|t| (Arc::clone(&t.name), t.id)).collect();

@@ -8,6 +8,7 @@ use crate::{
         CompressionType, Layers, ServerConfig, TimestampType, TopicConfig, describe, dynamic,
         keys::{self, Kind},
         topic::validate_topic_configs,
+        value::Value,
     },
     controller::{ConfigSchema, EffectiveConfig},
     log::LogConfig,
@@ -42,6 +43,7 @@ pub(crate) fn partition_settings(
         compact: config.compact,
         max_compaction_lag_ms: config.max_compaction_lag_ms,
         producer_id_expiration_ms: i64::from(server.logs.producer_id_expiration_ms),
+        verify_transactions: verifies_transactions(layers),
         preallocate: config.preallocate,
     };
     let rules = Rules {
@@ -63,6 +65,11 @@ pub(crate) fn partition_settings(
         lag_max: Duration::from_millis(server.replica.lag_time_max_ms.try_into().unwrap_or(0)),
         followers_serve: server.replica.selects_by_rack(),
     })
+}
+
+/// A dynamic key of the cluster: `transaction.partition.verification.enable`.
+fn verifies_transactions(layers: &Layers) -> bool {
+    layers.value("transaction.partition.verification.enable") != Some(Value::Bool(false))
 }
 
 fn compression(config: &TopicConfig) -> Option<Compression> {

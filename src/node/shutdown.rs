@@ -52,6 +52,7 @@ async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
         listener.stop(IN_FLIGHT_MAX).await;
     }
     broker.groups.stop();
+    broker.transactions.stop();
     stop.send_replace(true);
     let epoch = broker.lifecycle.epoch();
     broker.lifecycle.close().await;

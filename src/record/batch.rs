@@ -18,6 +18,8 @@ pub const CRC_FROM: usize = 21;
 pub const BATCH_BODY_AT: usize = BATCH_HEADER_BYTES;
 const MAX_TIMESTAMP_AT: usize = 35;
 
+/// The lower byte of the attributes, which has all flags.
+const ATTRIBUTES_LOW_AT: usize = 22;
 const CODEC_MASK: i16 = 0x07;
 pub(super) const LOG_APPEND_TIME: i16 = 0x08;
 pub(super) const TRANSACTIONAL: i16 = 0x10;
@@ -78,6 +80,13 @@ pub struct BatchHeader {
     pub base_sequence: i32,
     /// Records in the batch.
     pub records_count: i32,
+}
+
+/// Whether the first batch of `bytes` says that it belongs to a transaction: one look at a byte,
+/// before anything of it is checked.
+#[must_use]
+pub fn claims_transaction(bytes: &[u8]) -> bool {
+    bytes.get(ATTRIBUTES_LOW_AT).is_some_and(|b| i16::from(*b) & TRANSACTIONAL != 0)
 }
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {

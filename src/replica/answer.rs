@@ -37,7 +37,9 @@ impl From<LogError> for Refusal {
             LogError::TooLarge { .. } => ErrorCode::RecordListTooLarge,
             LogError::ProducerFenced { .. } => ErrorCode::InvalidProducerEpoch,
             LogError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
-            LogError::InvalidTxnState { .. } => ErrorCode::InvalidTxnState,
+            LogError::InvalidTxnState { .. } | LogError::Unverified { .. } => {
+                ErrorCode::InvalidTxnState
+            }
             LogError::CoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
             // A full disk is retriable for every client by the same code.
             LogError::Full(_)

@@ -14,6 +14,7 @@ mod fetcher_driver;
 pub mod follower;
 pub mod isr_driver;
 pub mod isr_queue;
+pub mod late_txns_driver;
 pub mod leader;
 #[cfg(test)]
 mod leader_test;
@@ -26,5 +27,6 @@ pub mod settings;
 pub mod table;
 mod timed;
 mod turned_away;
+pub mod txn;
 pub mod upkeep_driver;
 pub mod waiters;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     base::{ErrorCode, LeaderEpoch, Mono, Mutant, NodeId, Now, Offset, mutant},
-    log::EpochEnd,
+    log::{EpochEnd, Origin, VerificationGuard},
     metadata::PartitionRegistration,
     record::{BatchHeader, ProduceContext, Scratch, TimestampType, Validated, validate},
 };
@@ -122,7 +122,24 @@ impl Partition {
         now: Now,
         scratch: &mut Scratch,
     ) -> Result<Receipt, Refusal> {
-        let outcome = self.try_produce(records, acks_all, api_version, now, scratch);
+        self.produce_in_txn(records, None, acks_all, api_version, now, scratch)
+    }
+
+    /// As [`Partition::produce`], with the word of the transaction's coordinator for a batch that
+    /// begins a transaction here.
+    ///
+    /// # Errors
+    /// As there; `InvalidTxnState` if the batch would begin a transaction without that word.
+    pub fn produce_in_txn(
+        &mut self,
+        records: &Bytes,
+        guard: Option<VerificationGuard>,
+        acks_all: bool,
+        api_version: i16,
+        now: Now,
+        scratch: &mut Scratch,
+    ) -> Result<Receipt, Refusal> {
+        let outcome = self.try_produce(records, guard, acks_all, api_version, now, scratch);
         let producer = || {
             let header = BatchHeader::read(records).ok().filter(BatchHeader::has_producer_id)?;
             Some((header.producer_id, header.producer_epoch))
@@ -133,6 +150,7 @@ impl Partition {
     fn try_produce(
         &mut self,
         records: &Bytes,
+        guard: Option<VerificationGuard>,
         acks_all: bool,
         api_version: i16,
         now: Now,
@@ -141,7 +159,7 @@ impl Partition {
         self.check_append(acks_all)?;
         let context = ProduceContext { now_ms: now.wall_ms, api_version };
         let batch = validate(records, &self.settings.rules, context, scratch)?;
-        self.append(&batch, now)
+        self.append(&batch, Origin::Client(guard), now)
     }
 
     /// Appends a batch that this broker built: of a coordinator.
@@ -152,6 +170,7 @@ impl Partition {
         &mut self,
         batch: &Validated,
         leader_epoch: LeaderEpoch,
+        origin: Origin,
         now: Now,
     ) -> Result<Receipt, Refusal> {
         if leader_epoch != self.leader_epoch {
@@ -161,7 +180,7 @@ impl Partition {
         if batch.batch.len() > self.settings.rules.batch_bytes_max {
             return Err(ErrorCode::MessageTooLarge.into());
         }
-        self.append(batch, now)
+        self.append(batch, origin, now)
     }
 
     fn check_append(&self, acks_all: bool) -> Result<(), ErrorCode> {
@@ -173,9 +192,10 @@ impl Partition {
         Ok(())
     }
 
-    fn append(&mut self, batch: &Validated, now: Now) -> Result<Receipt, Refusal> {
+    fn append(&mut self, batch: &Validated, origin: Origin, now: Now) -> Result<Receipt, Refusal> {
         let old_end = self.log.log_end_offset();
-        let done = self.log.append_leader(&batch.batch, &batch.header, self.leader_epoch, now)?;
+        let (bytes, header) = (&batch.batch, &batch.header);
+        let done = self.log.append_leader(bytes, header, self.leader_epoch, origin, now)?;
         self.rolled |= done.rolled;
         let stamped = self.settings.rules.timestamp_type == TimestampType::LogAppendTime;
         if done.duplicate_of.is_none() {

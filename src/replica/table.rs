@@ -23,7 +23,7 @@ use crate::{
         NodeId, Now, Offset, PartitionId, TopicPartition, Uuid,
         ports::{Clock, Entropy},
     },
-    log::{FlushDriver, FlushMark, LogDir, LogError},
+    log::{FlushDriver, FlushMark, LogDir, LogError, Origin, VerificationGuard},
     metadata,
     record::{Scratch, Validated},
 };
@@ -254,10 +254,28 @@ impl ReplicaTable {
         api_version: i16,
         now: Now,
     ) -> Result<(Receipt, Option<oneshot::Receiver<Committed>>), Refusal> {
+        self.produce_in_txn(slot, records, None, acks, api_version, now)
+    }
+
+    /// As [`ReplicaTable::produce`], with the word of the transaction's coordinator for a batch that
+    /// begins a transaction in the partition.
+    ///
+    /// # Errors
+    /// As there; `InvalidTxnState` if the batch would begin a transaction without that word.
+    pub fn produce_in_txn(
+        &self,
+        slot: &Arc<Slot>,
+        records: &Bytes,
+        guard: Option<VerificationGuard>,
+        acks: Acks,
+        api_version: i16,
+        now: Now,
+    ) -> Result<(Receipt, Option<oneshot::Receiver<Committed>>), Refusal> {
         let (done, wait, durable, lags) = SCRATCH.with_borrow_mut(|scratch| {
             let mut partition = slot.lock();
             let all = acks == Acks::All;
-            let receipt = partition.produce(records, all, api_version, now, scratch)?;
+            let receipt =
+                partition.produce_in_txn(records, guard, all, api_version, now, scratch)?;
             let wait = match acks {
                 Acks::None => None,
                 Acks::Leader => partition.await_flushed(receipt.last_offset),
@@ -286,20 +304,7 @@ impl ReplicaTable {
         batch: &Validated,
         leader_epoch: i32,
     ) -> Result<(Offset, Offset), Refusal> {
-        let now = self.clock.now();
-        let (last, high_watermark, due, lags) = {
-            let mut partition = slot.lock();
-            let last = partition.append_own(batch, leader_epoch, now)?.last_offset;
-            let (due, lags) = (partition.flush_due(now), partition.begins_to_lag(now));
-            (last, partition.high_watermark(), due, lags)
-        };
-        if lags {
-            self.isr.watch(slot);
-        }
-        if due {
-            self.flush(slot);
-        }
-        Ok((last, high_watermark))
+        self.append_from(slot, batch, Some(leader_epoch), Origin::Group(None))
     }
 
     /// Serves a follower's fetch of one partition; with `first` the fetch is new and tells how far

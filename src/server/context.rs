@@ -13,11 +13,11 @@ use crate::{
     },
     config::{Layers, ServerConfig},
     controller::{BrokerLifecycle, ControllerClient},
-    coordinator::driver::Coordinators,
+    coordinator::{Transactions, driver::Coordinators},
     metadata::{ConfigResource, Image, configs::Properties},
     pb::controller::{submit_reply::Reply, submit_request::Command},
     replica::table::ReplicaTable,
-    server::{forward::Failure, producer_ids::ProducerIds},
+    server::{forward::Failure, producer_ids::ProducerIds, turns::Turns, txn_verifier::Verifier},
 };
 
 /// What kind of listener a request came in by.
@@ -95,8 +95,14 @@ pub struct Broker {
     pub lifecycle: BrokerLifecycle,
     /// Groups and their offsets.
     pub groups: Coordinators,
-    /// Ids for idempotent producers.
+    /// Transactions.
+    pub transactions: Transactions,
+    /// Ids for producers.
     pub producer_ids: ProducerIds,
+    /// What the coordinators of transactions are asked.
+    pub verifier: Verifier,
+    /// The order of requests that wait for an answer to that.
+    pub turns: Turns,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.

@@ -7,6 +7,8 @@ mod controller;
 pub mod dispatch;
 mod forward;
 pub mod producer_ids;
+pub mod turns;
+pub mod txn_verifier;
 
 pub use context::Broker;
 pub use controller::Controller;

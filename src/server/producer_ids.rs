@@ -1,4 +1,4 @@
-//! Producer ids for idempotent producers: taken from blocks that the controller hands out, so that
+//! Producer ids, for idempotent producers and for transactions: taken from blocks that the controller hands out, so that
 //! no id is ever given twice (`RPCProducerIdManager.java`).
 
 use tokio::sync::Mutex;

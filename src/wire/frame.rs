@@ -83,6 +83,11 @@ apis! {
     DeleteRecords = 21, 0..=2, Some(2);
     InitProducerId = 22, 0..=5, Some(2);
     OffsetForLeaderEpoch = 23, 2..=4, Some(4);
+    AddPartitionsToTxn = 24, 0..=5, Some(3);
+    AddOffsetsToTxn = 25, 0..=4, Some(3);
+    EndTxn = 26, 0..=5, Some(3);
+    WriteTxnMarkers = 27, 1..=2, Some(1);
+    TxnOffsetCommit = 28, 0..=5, Some(3);
     DescribeConfigs = 32, 1..=4, Some(4);
     AlterConfigs = 33, 0..=2, Some(2);
     DescribeLogDirs = 35, 1..=5, Some(2);
@@ -98,6 +103,8 @@ apis! {
     DescribeCluster = 60, 0..=2, Some(0);
     DescribeProducers = 61, 0..=0, Some(0);
     UnregisterBroker = 64, 0..=0, Some(0);
+    DescribeTransactions = 65, 0..=0, Some(0);
+    ListTransactions = 66, 0..=2, Some(0);
     ListConfigResources = 74, 0..=1, Some(0);
     DescribeTopicPartitions = 75, 0..=0, Some(0);
     AddRaftVoter = 80, 0..=1, Some(0);

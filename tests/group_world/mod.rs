@@ -7,17 +7,26 @@ use vltava::{
     base::{ErrorCode, Mono, Now, Offset},
     coordinator::{
         Appended, Settings,
-        calls::{Call, Effect, Protocol, Reply, Token},
+        calls::{Call, Effect, EndTxnCall, Protocol, Reply, Token, TxnWrite},
         records::Record,
         shard::Shard,
     },
 };
 
+/// One record of the log.
+#[derive(Clone)]
+pub(crate) enum Logged {
+    Plain(Record),
+    /// Of a producer's transaction.
+    InTxn(i64, Record),
+    End(EndTxnCall),
+}
+
 /// One shard over a log in memory.
 pub(crate) struct World {
     pub(crate) shard: Option<Shard>,
     pub(crate) settings: Arc<Settings>,
-    pub(crate) log: Vec<Record>,
+    pub(crate) log: Vec<Logged>,
     pub(crate) high_watermark: Offset,
     /// Whether the high watermark follows each append at once.
     pub(crate) follows: bool,
@@ -25,7 +34,7 @@ pub(crate) struct World {
     pub(crate) now: Now,
     pub(crate) tokens: Token,
     pub(crate) replies: Vec<(Token, Reply)>,
-    pub(crate) appends: Vec<(Offset, Arc<[Record]>)>,
+    pub(crate) appends: Vec<(Offset, Vec<Logged>)>,
 }
 
 impl World {
@@ -58,9 +67,15 @@ impl World {
             if offset as Offset >= self.high_watermark {
                 shard.replay_uncommitted();
             }
-            let (key, value) = record.encode().unwrap();
-            let read = Record::decode(&key, value.as_deref()).unwrap().unwrap();
-            shard.replay(&read, self.now);
+            let read = |record: &Record| {
+                let (key, value) = record.encode().unwrap();
+                Record::decode(&key, value.as_deref()).unwrap().unwrap()
+            };
+            match record {
+                Logged::Plain(r) => shard.replay(&read(r), self.now),
+                Logged::InTxn(id, r) => shard.replay_in_txn(*id, &read(r), self.now),
+                Logged::End(call) => shard.replay_end_txn(call.producer_id, call.commit),
+            }
         }
         self.shard = Some(shard);
         let end = self.log.len() as Offset;
@@ -83,6 +98,19 @@ impl World {
                         }
                     }
                     Effect::Append { ticket, records } => {
+                        let records = records.iter().cloned().map(Logged::Plain).collect();
+                        let result = self.append(records);
+                        let shard = self.shard.as_mut().unwrap();
+                        shard.appended(ticket, result, self.now, &mut out);
+                    }
+                    Effect::AppendInTxn { ticket, write } => {
+                        let records = match write {
+                            TxnWrite::Offsets { producer_id, records, .. } => {
+                                let of = |r: &Record| Logged::InTxn(producer_id, r.clone());
+                                records.iter().map(of).collect()
+                            }
+                            TxnWrite::End(call) => vec![Logged::End(call)],
+                        };
                         let result = self.append(records);
                         let shard = self.shard.as_mut().unwrap();
                         shard.appended(ticket, result, self.now, &mut out);
@@ -92,7 +120,7 @@ impl World {
         }
     }
 
-    fn append(&mut self, records: Arc<[Record]>) -> Result<Appended, ErrorCode> {
+    fn append(&mut self, records: Vec<Logged>) -> Result<Appended, ErrorCode> {
         if let Some(error) = self.refuse.take() {
             return Err(error);
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     base::ErrorCode,
+    coordinator::txn_calls::{InitCall, Producer},
     pb::controller::{self as pb, submit_reply::Reply, submit_request::Command},
     server::{
         context::{Admin, Broker, Caller},
@@ -114,28 +115,44 @@ pub(crate) async fn update_features(
     }
 }
 
-/// InitProducerId, for idempotent producers.
+/// InitProducerId: a fresh id for an idempotent producer, or what the coordinator gives to a
+/// transactional one.
 pub(crate) async fn init_producer_id(
     broker: &Broker,
-    _caller: &Caller,
+    caller: &Caller,
     request: InitProducerIdRequest,
 ) -> InitProducerIdResponse {
-    let refuse = |error_code| InitProducerIdResponse {
-        error_code,
-        producer_id: -1,
-        producer_epoch: -1,
-        ..Default::default()
+    let done = match (request.producer_id, request.producer_epoch) {
+        (-1, -1) => producer(broker, request, None).await,
+        (-1, _) | (_, -1) => Err(ErrorCode::InvalidRequest),
+        (id, epoch) => producer(broker, request, Some(Producer { id, epoch })).await,
     };
-    if request.transactional_id.is_some() {
-        // Transactions are not served: AddPartitionsToTxn and EndTxn are not advertised either.
-        return refuse(ErrorCode::UnsupportedVersion);
-    }
-    match broker.producer_ids.next(broker).await {
-        Ok(producer_id) => {
-            InitProducerIdResponse { producer_id, producer_epoch: 0, ..Default::default() }
+    let (error_code, producer) = match done {
+        Ok(producer) => (ErrorCode::None, producer),
+        // Older clients do not know the newer code.
+        Err(ErrorCode::ProducerFenced) if caller.version < 4 => {
+            (ErrorCode::InvalidProducerEpoch, Producer::NONE)
         }
-        Err(error_code) => refuse(error_code),
+        Err(error) => (error, Producer::NONE),
+    };
+    InitProducerIdResponse {
+        throttle_time_ms: 0,
+        error_code,
+        producer_id: producer.id,
+        producer_epoch: producer.epoch,
     }
+}
+
+async fn producer(
+    broker: &Broker,
+    request: InitProducerIdRequest,
+    expected: Option<Producer>,
+) -> Result<Producer, ErrorCode> {
+    let Some(id) = request.transactional_id else {
+        return Ok(Producer { id: broker.producer_ids.next(broker).await?, epoch: 0 });
+    };
+    let timeout_ms = request.transaction_timeout_ms;
+    broker.transactions.init(InitCall { id: id.into(), timeout_ms, expected }).await
 }
 
 /// UnregisterBroker.

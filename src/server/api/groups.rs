@@ -26,11 +26,13 @@ use crate::{
     },
 };
 
-const OFFSETS_TOPIC: &str = "__consumer_offsets";
+pub(super) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 const KEY_TYPE_GROUP: i8 = 0;
+const KEY_TYPE_TRANSACTION: i8 = 1;
 
 /// Topics as the image has them.
-struct Names(Arc<Image>);
+pub(super) struct Names(pub(super) Arc<Image>);
 
 impl TopicNames for Names {
     fn id_of(&self, name: &str) -> Result<Uuid, ErrorCode> {
@@ -51,23 +53,29 @@ fn client(caller: &Caller) -> Client {
     Client { id: Arc::clone(&caller.client_id), host: Arc::clone(&caller.host) }
 }
 
-/// FindCoordinator. The topic that keeps groups is created at the first question.
+/// FindCoordinator. The topic that keeps groups, or transactions, is created at the first question.
 pub(crate) async fn find_coordinator(
     broker: &Broker,
     caller: &Caller,
     request: FindCoordinatorRequest,
 ) -> FindCoordinatorResponse {
     let keys = if caller.version >= 4 { request.coordinator_keys } else { vec![request.key] };
-    let groups = request.key_type == KEY_TYPE_GROUP;
-    if groups && broker.image().topics().by_name(OFFSETS_TOPIC).is_none() {
-        metadata::create(broker, vec![OFFSETS_TOPIC.to_owned()]).await;
+    let topic = match request.key_type {
+        KEY_TYPE_GROUP => Some(OFFSETS_TOPIC),
+        KEY_TYPE_TRANSACTION => Some(TRANSACTIONS_TOPIC),
+        _ => None,
+    };
+    if let Some(topic) = topic
+        && broker.image().topics().by_name(topic).is_none()
+    {
+        metadata::create(broker, vec![topic.to_owned()]).await;
     }
     let image = broker.image();
     let found = keys.into_iter().map(|key| {
-        if groups {
-            coordinator_of(broker, caller, &image, key)
+        if let Some(topic) = topic {
+            coordinator_of(broker, caller, &image, topic, key)
         } else {
-            // Transactions and share groups are not served.
+            // Share groups are not served.
             let why = format!("Coordinators of type {} are not supported.", request.key_type);
             nobody(key, ErrorCode::InvalidRequest, Some(why))
         }
@@ -92,9 +100,18 @@ fn nobody(key: String, error_code: ErrorCode, error_message: Option<String>) -> 
     Coordinator { key, node_id: -1, host: String::new(), port: -1, error_code, error_message }
 }
 
-fn coordinator_of(broker: &Broker, caller: &Caller, image: &Image, key: String) -> Coordinator {
-    let partition = broker.groups.partition_of(&key);
-    let topic = image.topics().by_name(OFFSETS_TOPIC);
+fn coordinator_of(
+    broker: &Broker,
+    caller: &Caller,
+    image: &Image,
+    topic: &str,
+    key: String,
+) -> Coordinator {
+    let partition = match topic {
+        TRANSACTIONS_TOPIC => broker.transactions.partition_of(&key),
+        _ => broker.groups.partition_of(&key),
+    };
+    let topic = image.topics().by_name(topic);
     let leader = topic.and_then(|t| t.partition(partition)).and_then(|p| p.leader);
     match leader.and_then(|l| endpoint(image, l, &caller.listener)) {
         Some(at) => Coordinator {

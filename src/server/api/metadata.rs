@@ -61,6 +61,7 @@ fn to_create(broker: &Broker, request: &MetadataRequest) -> Vec<String> {
 pub(crate) async fn create(broker: &Broker, names: Vec<String>) {
     let topics = names.into_iter().map(|name| match name.as_str() {
         "__consumer_offsets" => offsets_topic(broker),
+        "__transaction_state" => transactions_topic(broker),
         _ => pb::CreatableTopic {
             name,
             num_partitions: -1,
@@ -102,6 +103,26 @@ fn offsets_topic(broker: &Broker) -> pb::CreatableTopic {
             entry("cleanup.policy", "compact".to_owned()),
             entry("segment.bytes", s.offsets_segment_bytes.to_string()),
             entry("compression.type", "producer".to_owned()),
+        ],
+    }
+}
+
+/// `__transaction_state` (`TransactionStateManager.transactionTopicConfigs`).
+fn transactions_topic(broker: &Broker) -> pb::CreatableTopic {
+    let entry =
+        |name: &str, value: String| pb::ConfigEntry { name: name.to_owned(), value: Some(value) };
+    let s = &broker.settings.transaction;
+    pb::CreatableTopic {
+        name: "__transaction_state".to_owned(),
+        num_partitions: s.partitions,
+        replication_factor: i32::from(s.replication_factor),
+        assignments: Vec::new(),
+        configs: vec![
+            entry("unclean.leader.election.enable", "false".to_owned()),
+            entry("compression.type", "uncompressed".to_owned()),
+            entry("cleanup.policy", "compact".to_owned()),
+            entry("min.insync.replicas", s.min_insync_replicas.to_string()),
+            entry("segment.bytes", s.segment_bytes.to_string()),
         ],
     }
 }

@@ -10,8 +10,12 @@ pub(crate) mod metadata;
 pub(crate) mod offsets;
 pub(crate) mod partitions;
 pub(crate) mod produce;
+mod produce_txn;
 pub(crate) mod quorum;
 pub(crate) mod topics;
+pub(crate) mod txn;
+pub(crate) mod txn_markers;
+pub(crate) mod txn_offsets;
 pub(crate) mod versions;
 
 use std::sync::Arc;
@@ -128,6 +132,11 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::DeleteRecords, run: at_once!(offsets::delete_records) },
     Row { key: ApiKey::InitProducerId, run: in_time!(cluster::init_producer_id) },
     Row { key: ApiKey::OffsetForLeaderEpoch, run: at_once!(offsets::offset_for_leader_epoch) },
+    Row { key: ApiKey::AddPartitionsToTxn, run: in_time!(txn::add_partitions_to_txn) },
+    Row { key: ApiKey::AddOffsetsToTxn, run: in_time!(txn::add_offsets_to_txn) },
+    Row { key: ApiKey::EndTxn, run: in_time!(txn::end_txn) },
+    Row { key: ApiKey::WriteTxnMarkers, run: in_time!(txn_markers::write_txn_markers) },
+    Row { key: ApiKey::TxnOffsetCommit, run: by_itself!(txn_offsets::txn_offset_commit) },
     Row { key: ApiKey::DescribeConfigs, run: at_once!(Admin, configs::describe_configs) },
     Row { key: ApiKey::AlterConfigs, run: in_time!(Admin, configs::alter_configs) },
     Row { key: ApiKey::DescribeLogDirs, run: at_once!(cluster::describe_log_dirs) },
@@ -152,6 +161,8 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::DescribeCluster, run: at_once!(Admin, metadata::describe_cluster) },
     Row { key: ApiKey::DescribeProducers, run: at_once!(offsets::describe_producers) },
     Row { key: ApiKey::UnregisterBroker, run: in_time!(Admin, cluster::unregister_broker) },
+    Row { key: ApiKey::DescribeTransactions, run: at_once!(txn::describe_transactions) },
+    Row { key: ApiKey::ListTransactions, run: at_once!(txn::list_transactions) },
     Row { key: ApiKey::ListConfigResources, run: at_once!(configs::list_config_resources) },
     Row {
         key: ApiKey::DescribeTopicPartitions,

@@ -1,21 +1,23 @@
 //! Produce: stage one appends, in the order of the connection, on the thread that read the
 //! request; stage two waits for what `acks` asks for.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::channel::oneshot;
 
 use crate::{
     base::ErrorCode,
     metadata::Image,
+    record::batch::claims_transaction,
     replica::{
         partition::{Committed, Receipt, Refusal},
         table::{Acks, Slot},
     },
     server::{
-        api::is_internal,
+        api::{is_internal, produce_txn},
         context::{Broker, Caller},
         dispatch::Outcome,
+        txn_verifier::Admission,
     },
     wire::api::produce::{
         BatchIndexAndErrorMessage, LeaderIdAndEpoch, NodeEndpoint, PartitionProduceData,
@@ -27,6 +29,10 @@ use crate::{
 /// The client id with which Kafka's admin client may write to internal topics.
 const ADMIN_CLIENT_ID: &str = "__admin_client";
 
+/// Partitions whose batch would begin a transaction, by their places in the request, and whether it
+/// may.
+pub(super) type Admitted = BTreeMap<(usize, usize), Admission>;
+
 /// An answer that waits for its partition: topic and partition in the response, and the signal.
 type Wait = (usize, usize, oneshot::Receiver<Committed>);
 
@@ -35,10 +41,23 @@ pub(crate) fn produce(broker: &Arc<Broker>, caller: Caller, request: ProduceRequ
     let Some(acks) = Acks::from_wire(request.acks) else {
         return caller.ready(&refuse_all(&request, ErrorCode::InvalidRequiredAcks));
     };
-    if request.transactional_id.is_some() {
-        return caller.ready(&refuse_all(&request, ErrorCode::InvalidTxnState));
+    let batches = request.topic_data.iter().flat_map(|t| &t.partition_data);
+    if batches.filter_map(|p| p.records.bytes()).any(|b| claims_transaction(b)) {
+        return produce_txn::produce(broker, caller, acks, request);
     }
-    let mut stage = Stage { broker, caller: &caller, acks, waits: Vec::new(), image: None };
+    append(broker, caller, acks, request, Admitted::new())
+}
+
+/// Stage one, with what begins a transaction admitted or refused before.
+pub(super) fn append(
+    broker: &Arc<Broker>,
+    caller: Caller,
+    acks: Acks,
+    request: ProduceRequest,
+    admitted: Admitted,
+) -> Outcome {
+    let (waits, image) = (Vec::new(), None);
+    let mut stage = Stage { broker, caller: &caller, acks, admitted, waits, image };
     let mut response = ProduceResponse {
         responses: request.topic_data.into_iter().enumerate().map(|t| stage.topic(t)).collect(),
         ..Default::default()
@@ -70,6 +89,7 @@ struct Stage<'a> {
     broker: &'a Arc<Broker>,
     caller: &'a Caller,
     acks: Acks,
+    admitted: Admitted,
     waits: Vec<Wait>,
     /// Loaded once a partition turns out to be led elsewhere.
     image: Option<Arc<Image>>,
@@ -123,7 +143,13 @@ impl Stage<'_> {
         let records = data.records.bytes().cloned().unwrap_or_default();
         let now = self.broker.clock.now();
         let version = self.caller.version;
-        let done = self.broker.replicas.produce(slot, &records, self.acks, version, now);
+        let (replicas, acks) = (&self.broker.replicas, self.acks);
+        let done = match self.admitted.remove(&(topic, partition)) {
+            None => replicas.produce(slot, &records, acks, version, now),
+            Some(admission) => admission.and_then(|guard| {
+                replicas.produce_in_txn(slot, &records, guard, acks, version, now)
+            }),
+        };
         let (receipt, wait) = done.inspect_err(|refusal| {
             if refusal.code == ErrorCode::NotLeaderOrFollower {
                 self.image.get_or_insert_with(|| self.broker.image());
@@ -161,7 +187,7 @@ fn answer(index: i32, done: Result<Receipt, Refusal>) -> PartitionProduceRespons
     }
 }
 
-fn refuse_all(request: &ProduceRequest, code: ErrorCode) -> ProduceResponse {
+pub(super) fn refuse_all(request: &ProduceRequest, code: ErrorCode) -> ProduceResponse {
     let responses = request.topic_data.iter().map(|t| TopicProduceResponse {
         name: t.name.clone(),
         topic_id: t.topic_id,

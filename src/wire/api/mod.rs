@@ -12,4 +12,5 @@ pub mod partitions;
 pub mod produce;
 pub mod quorum;
 pub mod topics;
+pub mod txn;
 pub mod versions;
