@@ -7,7 +7,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use super::{
@@ -97,6 +97,10 @@ pub struct Log {
     pub(super) entries_synced: u32,
     /// Counts truncations: a flush from before one proves nothing about the bytes after it.
     pub(super) truncations: u32,
+    /// Records below were cleaned; `None` if it was never cleaned.
+    pub(super) first_dirty: Option<Offset>,
+    /// Aborts the cleaning that is under way.
+    pub(super) cleaning: Option<Arc<AtomicBool>>,
 }
 
 impl Log {
@@ -132,6 +136,8 @@ impl Log {
             entries_changed: 0,
             entries_synced: 0,
             truncations: 0,
+            first_dirty: None,
+            cleaning: None,
         }
     }
 
@@ -202,6 +208,9 @@ impl Log {
 
     /// Replaces the settings; they hold from the next operation on.
     pub fn set_config(&mut self, config: Arc<LogConfig>) {
+        if !config.compact {
+            self.abort_cleaning();
+        }
         self.config = config;
     }
 
@@ -369,6 +378,7 @@ impl Log {
 
     /// Lets go of every open file: before the directory is renamed or given up.
     pub fn close_files(&mut self) {
+        self.abort_cleaning();
         for segment in &mut self.segments {
             segment.close_files(self.dir.files());
         }

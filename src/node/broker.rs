@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     base::Uuid,
-    config::ServerConfig,
+    config::{ServerConfig, sections::LogsConfig},
     controller::{BrokerLifecycle, BrokerSettings, BrokerState, ControllerClient},
     coordinator::{driver::Coordinators, settings::Settings as GroupSettings},
     log::FlushDriver,
@@ -24,13 +24,14 @@ use crate::{
     os::limits,
     quorum::{MetadataSource, Subscription},
     replica::{
+        cleaner_driver::{CleanerDriver, CleanerSettings},
         fetch_driver::{FetchTerms, Fetchers},
         fetch_frames::FetchSize,
         isr_driver::IsrDriver,
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
-    server::{Broker, producer_ids::ProducerIds},
+    server::{Broker, context, producer_ids::ProducerIds},
 };
 
 /// Threads that sync files, for each log directory.
@@ -46,6 +47,7 @@ pub(crate) struct RunningBroker {
     pub(crate) stop: watch::Sender<bool>,
     /// Ends by itself on `stop`: then nothing is appended by replication any more.
     pub(crate) following: JoinHandle<()>,
+    pub(crate) cleaner: Arc<CleanerDriver>,
     pub(crate) tasks: JoinSet<()>,
     /// Why the broker cannot go on.
     pub(crate) fatal: watch::Receiver<Option<String>>,
@@ -118,7 +120,14 @@ pub(crate) async fn start(
     let epoch = broker.lifecycle.watch_epoch();
     let mut fetchers = Fetchers::new(Arc::clone(&replicas), fetch_terms(config), epoch);
     fetchers.update(following, image.brokers());
-    let follower = Follower { publisher, fetchers, broker: Arc::clone(&broker) };
+    let cleaning = cleaner_settings(&broker, &broker.image());
+    let cleaner = Arc::new(CleanerDriver::start(Arc::clone(&replicas), cleaning)?);
+    let follower = Follower {
+        publisher,
+        fetchers,
+        broker: Arc::clone(&broker),
+        cleaner: Arc::clone(&cleaner),
+    };
     let following = tokio::spawn(follower.run(subscription, stopping.clone()));
     let isr = IsrDriver {
         table: Arc::clone(&replicas),
@@ -131,7 +140,7 @@ pub(crate) async fn start(
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);
     tasks.spawn(selftest::dial_back(Arc::clone(&broker)));
-    Ok(RunningBroker { broker, listeners, stop, following, tasks, fatal })
+    Ok(RunningBroker { broker, listeners, stop, following, cleaner, tasks, fatal })
 }
 
 /// The first image that is worth serving from: one in which the cluster has its features.
@@ -245,6 +254,7 @@ struct Follower {
     publisher: Publisher,
     fetchers: Fetchers,
     broker: Arc<Broker>,
+    cleaner: Arc<CleanerDriver>,
 }
 
 impl Follower {
@@ -274,6 +284,7 @@ impl Follower {
             .any(|b| b.in_controlled_shutdown && !b.fenced && b.id != broker.node_id);
         if update.delta.changed_configs().any(|c| c.kind == ResourceType::Broker) {
             cordon(broker, &update.image);
+            self.cleaner.configure(cleaner_settings(broker, &update.image));
         }
         broker.image.store(update.image);
         broker.published.send_replace(offset);
@@ -304,6 +315,20 @@ fn fetch_terms(config: &ServerConfig) -> FetchTerms {
             .layers
             .given("replica.socket.receive.buffer.bytes")
             .and_then(|_| u32::try_from(r.socket_receive_buffer_bytes).ok()),
+    }
+}
+
+/// What compaction may use under `image`.
+fn cleaner_settings(broker: &Broker, image: &Image) -> CleanerSettings {
+    let layers = context::layers(&broker.settings, broker.node_id, image);
+    let logs = LogsConfig::read(&layers);
+    CleanerSettings {
+        threads: if logs.cleaner { logs.cleaner_threads } else { 0 },
+        dedupe_bytes: usize::try_from(logs.cleaner_dedupe_buffer_bytes).unwrap_or(0),
+        load_factor: logs.cleaner_io_buffer_load_factor,
+        buffer_bytes: logs.cleaner_io_buffer_bytes,
+        bytes_per_second: logs.cleaner_io_max_bytes_per_second,
+        backoff: Duration::from_millis(u64::try_from(logs.cleaner_backoff_ms).unwrap_or(0)),
     }
 }
 

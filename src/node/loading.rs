@@ -115,7 +115,10 @@ fn open(table: &ReplicaTable, dir: usize, state: &DirState, job: Job) {
     let log_dir = Arc::clone(&table.dirs()[dir].log_dir);
     let opened = Log::open(log_dir, init, table.clock.now());
     match opened.and_then(|log| made_durable(table, log, &job.settings)) {
-        Ok(log) => {
+        Ok(mut log) => {
+            if let Some(offset) = state.cleaner_points.get(&job.tp) {
+                log.set_first_dirty(*offset);
+            }
             let start = log.log_start_offset();
             let mark = state.high_watermarks.get(&job.tp).copied().unwrap_or(start);
             let partition = Partition::new(Arc::clone(&table.brokers), log, job.settings, mark);
