@@ -234,7 +234,10 @@ fn check(args: &Args) -> anyhow::Result<()> {
                 if let Some(Offset::Offset(at)) = at {
                     next = next.max(at);
                 }
-                anyhow::ensure!(heard.elapsed() < PATIENCE, "nothing after offset {next} of {high}");
+                anyhow::ensure!(
+                    heard.elapsed() < PATIENCE,
+                    "nothing after offset {next} of {high}"
+                );
                 continue;
             };
             let message = message?;

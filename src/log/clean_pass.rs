@@ -249,11 +249,7 @@ impl<'a, W: Ward> Cleaning<'a, W> {
         Ok(end)
     }
 
-    fn rewrite_group(
-        &mut self,
-        sources: &[Piece],
-        txns: &mut TxnWalk,
-    ) -> Result<(), CleanError> {
+    fn rewrite_group(&mut self, sources: &[Piece], txns: &mut TxnWalk) -> Result<(), CleanError> {
         let Some(first) = sources.first() else { return Ok(()) };
         let interval = self.work.config.index_interval_bytes;
         let writer = Writer::new(first.base, interval, self.terms.buffer_bytes);

@@ -113,8 +113,7 @@ mod tests {
     use super::*;
 
     fn pieces(sizes: &[(Offset, u64)]) -> Vec<Piece> {
-        let piece =
-            |&(base, size)| Piece { base, size, index_bytes: 8, time_index_bytes: 12 };
+        let piece = |&(base, size)| Piece { base, size, index_bytes: 8, time_index_bytes: 12 };
         sizes.iter().map(piece).collect()
     }
 
@@ -158,7 +157,8 @@ mod tests {
 
     #[test]
     fn neighbours_are_grouped_while_they_fit() {
-        let config = LogConfig { segment_bytes: 300, segment_index_bytes: 36, ..LogConfig::default() };
+        let config =
+            LogConfig { segment_bytes: 300, segment_index_bytes: 36, ..LogConfig::default() };
         let p = pieces(&[(0, 100), (10, 200), (20, 1), (30, 400), (40, 0), (50, 100), (60, 100)]);
         assert_eq!(group(&p, &config, 70), [0..2, 2..3, 3..4, 4..7]);
         let p = pieces(&[(0, 1), (1, 1), (2, 1), (3, 1)]);

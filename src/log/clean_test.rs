@@ -4,7 +4,8 @@
 use std::{cell::RefCell, collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
-    CleanError, CleanStats, CleanTerms, Cleaning, FileCache, Log, LogConfig, LogDir, Recovery, Ward,
+    CleanError, CleanStats, CleanTerms, Cleaning, FileCache, Log, LogConfig, LogDir, Recovery,
+    Ward,
     fixture::{at, dir, new_log, open, read_all, sim, small},
 };
 use crate::base::{
@@ -309,7 +310,7 @@ fn open_transactions_young_records_and_the_high_watermark_bound_it() {
     let half = crate::log::RATIO_WHOLE / 2;
     let config = LogConfig { min_cleanable_ratio: half, ..compacting() };
     log.set_config(Arc::new(config.clone()));
-    log.set_first_dirty(2);
+    log.first_dirty = Some(2);
     assert_eq!(upto(&mut log, 4, 0), None, "a third is dirty");
     log.set_config(Arc::new(LogConfig { max_compaction_lag_ms: 50, ..config }));
     assert_eq!(upto(&mut log, 4, 350), None);

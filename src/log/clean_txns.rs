@@ -100,12 +100,8 @@ mod tests {
 
     #[test]
     fn markers_outlive_the_records_of_their_transaction() {
-        let aborted = TxnEntry {
-            producer_id: 1,
-            first_offset: 10,
-            last_offset: 20,
-            last_stable_offset: 21,
-        };
+        let aborted =
+            TxnEntry { producer_id: 1, first_offset: 10, last_offset: 20, last_stable_offset: 21 };
         let mut walk = TxnWalk::default();
         walk.expect([aborted]);
         assert!(!walk.on_batch(&data(1, 4)), "an earlier transaction of the same producer");

@@ -49,6 +49,8 @@ pub struct LogInit {
     pub config: Arc<LogConfig>,
     /// The offset in `log-start-offset-checkpoint`; 0 without one.
     pub log_start: Offset,
+    /// The offset in `cleaner-offset-checkpoint`; `None` if it was never cleaned.
+    pub first_dirty: Option<Offset>,
     /// How much may be trusted.
     pub recovery: Recovery,
 }
@@ -150,6 +152,7 @@ impl Log {
         dir.check()?;
         let mut log = Self::create(dir, init.tp, init.topic_id, init.config, now);
         log.log_start = init.log_start;
+        log.first_dirty = init.first_dirty;
         log.end = init.log_start;
         if let Recovery::Known(entry) = init.recovery {
             log.adopt_topic_id(Some(entry.topic_id).filter(|id| !id.is_zero()))?;

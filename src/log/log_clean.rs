@@ -73,11 +73,6 @@ pub(super) struct Replacement {
 }
 
 impl Log {
-    /// Tells what `cleaner-offset-checkpoint` says of this log: it was cleaned up to `offset`.
-    pub fn set_first_dirty(&mut self, offset: Offset) {
-        self.first_dirty = Some(offset);
-    }
-
     /// What `cleaner-offset-checkpoint` is to say of this log; `None` if it was never cleaned.
     #[must_use]
     pub fn first_dirty(&self) -> Option<Offset> {
@@ -161,12 +156,7 @@ impl Log {
     }
 
     /// The base of the first segment that has a record younger than `min.compaction.lag.ms`.
-    fn first_young(
-        &mut self,
-        from: Offset,
-        active: Offset,
-        now: Now,
-    ) -> Result<Offset, LogError> {
+    fn first_young(&mut self, from: Offset, active: Offset, now: Now) -> Result<Offset, LogError> {
         let lag = self.config.min_compaction_lag_ms;
         if lag > 0 {
             let home = Home { dir: &self.dir, tp: &self.tp };
@@ -356,12 +346,7 @@ impl Log {
     }
 
     /// The fault of a cleaning at the segment `base`.
-    pub(super) fn cleaning_fault(
-        &self,
-        doing: &str,
-        base: Offset,
-        e: std::io::Error,
-    ) -> LogError {
+    pub(super) fn cleaning_fault(&self, doing: &str, base: Offset, e: std::io::Error) -> LogError {
         self.fault(doing, &self.path_with(base, names::LOG, names::CLEANED), e)
     }
 

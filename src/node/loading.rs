@@ -110,15 +110,13 @@ fn open(table: &ReplicaTable, dir: usize, state: &DirState, job: Job) {
         topic_id: Some(job.topic_id),
         config: Arc::clone(&job.settings.log),
         log_start: state.log_starts.get(&job.tp).copied().unwrap_or(0),
+        first_dirty: state.cleaner_points.get(&job.tp).copied(),
         recovery,
     };
     let log_dir = Arc::clone(&table.dirs()[dir].log_dir);
     let opened = Log::open(log_dir, init, table.clock.now());
     match opened.and_then(|log| made_durable(table, log, &job.settings)) {
-        Ok(mut log) => {
-            if let Some(offset) = state.cleaner_points.get(&job.tp) {
-                log.set_first_dirty(*offset);
-            }
+        Ok(log) => {
             let start = log.log_start_offset();
             let mark = state.high_watermarks.get(&job.tp).copied().unwrap_or(start);
             let partition = Partition::new(Arc::clone(&table.brokers), log, job.settings, mark);

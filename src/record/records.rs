@@ -220,7 +220,15 @@ pub(super) fn shape(feed: &mut impl Feed) -> Result<Shape, RecordError> {
     if feed.taken() != end {
         return Err(RecordError::Malformed("its length is not that of its fields"));
     }
-    Ok(Shape { timestamp_delta, offset_delta, key, value, headers_at, headers_count, timestamp_end })
+    Ok(Shape {
+        timestamp_delta,
+        offset_delta,
+        key,
+        value,
+        headers_at,
+        headers_count,
+        timestamp_end,
+    })
 }
 
 fn skip_headers(feed: &mut impl Feed, count: i32) -> Result<(), RecordError> {

@@ -238,8 +238,7 @@ mod tests {
 
     #[test]
     fn a_tombstone_gets_its_horizon_once() {
-        let (bytes, mut retainer, mut out) =
-            (sample(Codec::None), Retainer::default(), Vec::new());
+        let (bytes, mut retainer, mut out) = (sample(Codec::None), Retainer::default(), Vec::new());
         let h = BatchHeader::read(&bytes).unwrap();
         let done = retainer.filter(&h, &bytes, 9999, NEVER, |_| true, &mut out).unwrap();
         assert_eq!((done.left, done.kept), (Left::Rewritten, 4));
@@ -257,8 +256,7 @@ mod tests {
 
     #[test]
     fn nothing_left_and_the_bare_header() {
-        let (bytes, mut retainer, mut out) =
-            (sample(Codec::Lz4), Retainer::default(), Vec::new());
+        let (bytes, mut retainer, mut out) = (sample(Codec::Lz4), Retainer::default(), Vec::new());
         let h = BatchHeader::read(&bytes).unwrap();
         let done = retainer.filter(&h, &bytes, 9999, NEVER, |_| false, &mut out).unwrap();
         assert_eq!((done.left, out.len()), (Left::Nothing, 0));
