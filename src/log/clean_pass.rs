@@ -174,7 +174,8 @@ impl<'a, W: Ward> Cleaning<'a, W> {
         }
         if end <= from {
             let why = format!(
-                "its first batch has more than {} keys: log.cleaner.dedupe.buffer.size is too small",
+                "its first batch has more than {} keys: log.cleaner.dedupe.buffer.size is too \
+                 small",
                 map.len()
             );
             return Err(CleanError::Damaged { base: from, pos: 0, why });

@@ -338,6 +338,7 @@ fn report(
 ) {
     let mb = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let rate = |bytes: u64, took: Duration| mb(bytes) / took.as_secs_f64().max(1e-6);
+    let total = rate(stats.indexed_bytes + stats.bytes_before, took);
     tracing::info!(
         %partition,
         from = work.dirt.first_dirty,
@@ -349,7 +350,7 @@ fn report(
         segments_before = stats.segments_before,
         segments_after = stats.segments_after,
         seconds = %format_args!("{:.3}", took.as_secs_f64()),
-        mb_per_second = %format_args!("{:.1}", rate(stats.indexed_bytes + stats.bytes_before, took)),
+        mb_per_second = %format_args!("{total:.1}"),
         indexed_mb = %format_args!("{:.1}", mb(stats.indexed_bytes)),
         indexed_mb_per_second = %format_args!("{:.1}", rate(stats.indexed_bytes, indexing)),
         key_memory_percent = %format_args!("{:.1}", stats.map_percent),
