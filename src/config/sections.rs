@@ -13,7 +13,9 @@ macro_rules! section {
         )* }
 
         impl $name {
-            pub(super) fn read(layers: &Layers) -> Self {
+            /// What `layers` say.
+            #[must_use]
+            pub fn read(layers: &Layers) -> Self {
                 Self { $($field: layers.$read($key),)* }
             }
         }

@@ -43,6 +43,7 @@ pub(super) fn open(
         topic_id: Some(TOPIC_ID),
         config: Arc::new(config.clone()),
         log_start: 0,
+        first_dirty: None,
         recovery,
     };
     Log::open(Arc::clone(dir), init, at(0))

@@ -7,7 +7,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use super::{
@@ -50,6 +50,8 @@ pub struct LogInit {
     pub config: Arc<LogConfig>,
     /// The offset in `log-start-offset-checkpoint`; 0 without one.
     pub log_start: Offset,
+    /// The offset in `cleaner-offset-checkpoint`; `None` if it was never cleaned.
+    pub first_dirty: Option<Offset>,
     /// How much may be trusted.
     pub recovery: Recovery,
 }
@@ -99,6 +101,10 @@ pub struct Log {
     pub(super) entries_synced: u32,
     /// Counts truncations: a flush from before one proves nothing about the bytes after it.
     pub(super) truncations: u32,
+    /// Records below were cleaned; `None` if it was never cleaned.
+    pub(super) first_dirty: Option<Offset>,
+    /// Aborts the cleaning that is under way.
+    pub(super) cleaning: Option<Arc<AtomicBool>>,
 }
 
 impl Log {
@@ -135,6 +141,8 @@ impl Log {
             entries_changed: 0,
             entries_synced: 0,
             truncations: 0,
+            first_dirty: None,
+            cleaning: None,
         }
     }
 
@@ -147,6 +155,7 @@ impl Log {
         dir.check()?;
         let mut log = Self::create(dir, init.tp, init.topic_id, init.config, now);
         log.log_start = init.log_start;
+        log.first_dirty = init.first_dirty;
         log.end = init.log_start;
         if let Recovery::Known(entry) = init.recovery {
             log.adopt_topic_id(Some(entry.topic_id).filter(|id| !id.is_zero()))?;
@@ -205,6 +214,9 @@ impl Log {
 
     /// Replaces the settings; they hold from the next operation on.
     pub fn set_config(&mut self, config: Arc<LogConfig>) {
+        if !config.compact {
+            self.abort_cleaning();
+        }
         self.config = config;
     }
 
@@ -402,6 +414,7 @@ impl Log {
 
     /// Lets go of every open file: before the directory is renamed or given up.
     pub fn close_files(&mut self) {
+        self.abort_cleaning();
         for segment in &mut self.segments {
             segment.close_files(self.dir.files());
         }

@@ -228,6 +228,7 @@ impl Log {
         if self.presence == Presence::Absent {
             return Ok(None);
         }
+        self.abort_cleaning();
         if self.presence == Presence::Loaded {
             self.dir.check()?;
             self.seal_all()?;

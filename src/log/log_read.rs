@@ -77,16 +77,29 @@ impl Log {
         timestamp: i64,
         now: Now,
     ) -> Result<Option<FoundBatch>, LogError> {
+        self.batch_for_timestamp_from(timestamp, self.log_start, now)
+    }
+
+    /// As [`Log::batch_for_timestamp`], from the batch on that ends at or after `from`: where what
+    /// was found had no such record left after a cleaning.
+    ///
+    /// # Errors
+    /// `Io`, `Offline`.
+    pub fn batch_for_timestamp_from(
+        &mut self,
+        timestamp: i64,
+        from: Offset,
+        now: Now,
+    ) -> Result<Option<FoundBatch>, LogError> {
         self.dir.check()?;
         self.load(now)?;
+        let first = self.segment_at(from).unwrap_or(0);
         let home = Home { dir: &self.dir, tp: &self.tp };
-        for segment in &mut self.segments {
+        for segment in self.segments.iter_mut().skip(first) {
             if segment.max_stamp(home)?.0 < timestamp {
                 continue;
             }
-            if let Some((pos, header)) =
-                segment.locate_timestamp(home, timestamp, self.log_start)?
-            {
+            if let Some((pos, header)) = segment.locate_timestamp(home, timestamp, from)? {
                 let file = segment.log_file(home)?;
                 let slice = FileSlice { file, pos, len: header.size };
                 return Ok(Some(FoundBatch { header, slice }));

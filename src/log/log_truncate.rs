@@ -24,6 +24,7 @@ impl Log {
         if offset >= self.end {
             return Ok(false);
         }
+        self.forget_cleaning(offset);
         if self.segments.first().is_none_or(|s| s.base > offset) {
             return self.truncate_fully_and_start_at(offset, None, now);
         }
@@ -64,6 +65,7 @@ impl Log {
     ) -> Result<bool, LogError> {
         self.dir.check()?;
         self.load(now)?;
+        self.forget_cleaning(offset);
         while let Some(segment) = self.segments.pop() {
             self.unlink(segment)?;
         }
@@ -107,6 +109,7 @@ impl Log {
     /// Takes `count` segments off the front: their files become `.deleted` at once and vanish
     /// after `file.delete.delay.ms`. The caller has made sure that one is left.
     pub(super) fn delete_front(&mut self, count: usize, now: Now) -> Result<(), LogError> {
+        self.abort_cleaning();
         let mut paths = Vec::new();
         for mut segment in self.segments.drain(..count) {
             segment.close_files(self.dir.files());

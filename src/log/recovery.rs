@@ -75,9 +75,11 @@ impl Log {
             let base = self.segments[at].base;
             rescanned = rescanned.or(Some(base));
             let damaged = self.rescan(at, recovery_point)?;
-            // Cleaning makes holes; otherwise one means that a file lost its end.
+            // Kafka's cleaner leaves holes between segments, ours none: elsewhere one means that a
+            // file lost its end.
+            let cleaned = self.first_dirty.unwrap_or(0);
             let follows = match next {
-                Some(next) if self.config.compact => next >= self.end,
+                Some(next) if next <= cleaned => next >= self.end,
                 Some(next) => next == self.end,
                 None => true,
             };
@@ -302,7 +304,7 @@ mod tests {
         ports::{Fs, OpenMode},
     };
     use crate::log::fixture::{append, at, dir, new_log, open, read_all, sim, small};
-    use crate::log::{LogConfig, LogInit, Recovery};
+    use crate::log::{LogInit, Recovery};
     use crate::testing::{batches::Batch, fs::SimFs};
 
     const FOLDER: &str = "/data/t-0";
@@ -381,9 +383,18 @@ mod tests {
         let file = fs.open(&segment(2, names::LOG), OpenMode::ReadWrite).unwrap();
         file.set_len(one).unwrap();
         assert_eq!(unclean(&fs.killed(), 0).log_end_offset(), 3, "no hole in the middle");
-        let compact = LogConfig { compact: true, delete: false, ..small() };
-        let log = open(&dir(&fs), &compact, Recovery::Unclean { recovery_point: 0 }).unwrap();
-        assert_eq!(log.log_end_offset(), 7, "cleaning makes such holes");
+        for (first_dirty, end) in [(3, 3), (4, 7)] {
+            let init = LogInit {
+                tp: crate::base::TopicPartition::new("t", 0),
+                topic_id: None,
+                config: std::sync::Arc::new(small()),
+                log_start: 0,
+                first_dirty: Some(first_dirty),
+                recovery: Recovery::Unclean { recovery_point: 0 },
+            };
+            let log = Log::open(dir(&fs.killed()), init, at(0)).unwrap();
+            assert_eq!(log.log_end_offset(), end, "cleaning makes such holes");
+        }
     }
 
     #[test]
@@ -510,6 +521,7 @@ mod tests {
             topic_id: Some(Uuid([1; 16])),
             config: std::sync::Arc::new(small()),
             log_start: 0,
+            first_dirty: None,
             recovery: Recovery::Clean,
         };
         let dir = dir(&fs);

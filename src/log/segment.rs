@@ -403,7 +403,8 @@ impl Segment {
         Ok(max)
     }
 
-    fn first_timestamp(&mut self, home: Home<'_>) -> Result<i64, LogError> {
+    /// The largest timestamp of the first batch; -1 if there is none.
+    pub(super) fn first_timestamp(&mut self, home: Home<'_>) -> Result<i64, LogError> {
         if let Some(first) = self.first_timestamp {
             return Ok(first);
         }
@@ -523,12 +524,22 @@ impl Segment {
         upper: Offset,
         out: &mut Vec<AbortedTxn>,
     ) -> Result<bool, LogError> {
-        if !self.has_txns && self.txns_unstored.is_empty() {
-            return Ok(false);
+        Ok(txn_index::collect(&self.txn_entries(home)?, from, upper, out))
+    }
+
+    /// The aborted transactions whose marker lies in this segment.
+    pub(super) fn txn_entries(&self, home: Home<'_>) -> Result<Vec<TxnEntry>, LogError> {
+        let mut out = Vec::new();
+        if self.has_txns {
+            out = txn_index::read(home, self.base)?.unwrap_or_default();
         }
-        let mut entries = txn_index::read(home, self.base)?.unwrap_or_default();
-        entries.extend_from_slice(&self.txns_unstored);
-        Ok(txn_index::collect(&entries, from, upper, out))
+        out.extend_from_slice(&self.txns_unstored);
+        Ok(out)
+    }
+
+    /// Bytes of the offset index and of the time index.
+    pub(super) fn index_bytes(&self) -> (u64, u64) {
+        (u64::from(self.offsets.len()) * 8, u64::from(self.times.len()) * 12)
     }
 
     /// Lets go of the open files.

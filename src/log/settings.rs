@@ -1,6 +1,8 @@
 //! `LogConfig`: the resolved settings of one log, as plain numbers with Kafka's defaults
 //! (`LogConfig.java`). Built by whoever layers topic over broker configuration.
 
+use super::clean_plan::RATIO_WHOLE;
+
 /// The settings of one log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogConfig {
@@ -28,8 +30,18 @@ pub struct LogConfig {
     pub delete: bool,
     /// `cleanup.policy` names `compact`.
     pub compact: bool,
-    /// `max.compaction.lag.ms`: compacted logs roll at the smaller of this and `segment_ms`.
+    /// `max.compaction.lag.ms`: compacted logs roll at the smaller of this and `segment_ms`, and are
+    /// cleaned once a record is older.
     pub max_compaction_lag_ms: i64,
+    /// `min.compaction.lag.ms`: a segment with a record younger than this is not cleaned.
+    pub min_compaction_lag_ms: i64,
+    /// `min.cleanable.dirty.ratio` in billionths: a log is cleaned when more of it is dirty.
+    pub min_cleanable_ratio: u64,
+    /// `delete.retention.ms`: tombstones and markers stay for this long after the first cleaning
+    /// that met them.
+    pub delete_retention_ms: i64,
+    /// `max.message.bytes`: what a cleaner's buffer grows to.
+    pub max_message_bytes: usize,
     /// `producer.id.expiration.ms`: an idle producer is forgotten after this.
     pub producer_id_expiration_ms: i64,
     /// `transaction.partition.verification.enable`: a transaction begins in this log only with the
@@ -55,6 +67,10 @@ impl Default for LogConfig {
             delete: true,
             compact: false,
             max_compaction_lag_ms: i64::MAX,
+            min_compaction_lag_ms: 0,
+            min_cleanable_ratio: RATIO_WHOLE / 2,
+            delete_retention_ms: 86_400_000,
+            max_message_bytes: 1_048_588,
             producer_id_expiration_ms: 86_400_000,
             verify_transactions: true,
             preallocate: false,

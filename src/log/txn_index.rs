@@ -69,9 +69,14 @@ pub(super) fn read(home: Home<'_>, base: Offset) -> Result<Option<Vec<TxnEntry>>
     Ok(all.filter(|all| rest.is_empty() && ordered(all)))
 }
 
+/// The bytes of an index with these entries.
+pub(super) fn bytes(entries: &[TxnEntry]) -> Vec<u8> {
+    entries.iter().flat_map(TxnEntry::encode).collect()
+}
+
 /// Appends entries, creating the file if need be.
 pub(super) fn append(home: Home<'_>, base: Offset, entries: &[TxnEntry]) -> Result<(), LogError> {
-    let bytes: Vec<u8> = entries.iter().flat_map(TxnEntry::encode).collect();
+    let bytes = bytes(entries);
     let write = || {
         let file = home.dir.fs().open(&home.path(base, names::TXN_INDEX), OpenMode::Create)?;
         let len = file.len()?;

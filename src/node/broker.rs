@@ -11,7 +11,7 @@ use tokio::{
 
 use crate::{
     base::Uuid,
-    config::ServerConfig,
+    config::{ServerConfig, sections::LogsConfig},
     controller::{BrokerLifecycle, BrokerSettings, BrokerState, ControllerClient},
     coordinator::{
         Transactions, driver::Coordinators, settings::Settings as GroupSettings,
@@ -34,6 +34,7 @@ use crate::{
     os::limits,
     quorum::{MetadataSource, Subscription},
     replica::{
+        cleaner_driver::{CleanerDriver, CleanerSettings},
         fetch_driver::{FetchTerms, Fetchers},
         fetch_frames::FetchSize,
         isr_driver::IsrDriver,
@@ -41,7 +42,7 @@ use crate::{
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
-    server::{Broker, producer_ids::ProducerIds, turns::Turns, txn_verifier::Verifier},
+    server::{Broker, context, producer_ids::ProducerIds, turns::Turns, txn_verifier::Verifier},
 };
 
 /// Threads that sync files, for each log directory.
@@ -57,6 +58,7 @@ pub(crate) struct RunningBroker {
     pub(crate) stop: watch::Sender<bool>,
     /// Ends by itself on `stop`: then nothing is appended by replication any more.
     pub(crate) following: JoinHandle<()>,
+    pub(crate) cleaner: Arc<CleanerDriver>,
     pub(crate) tasks: JoinSet<()>,
     /// Why the broker cannot go on.
     pub(crate) fatal: watch::Receiver<Option<String>>,
@@ -136,7 +138,14 @@ pub(crate) async fn start(
     let epoch = broker.lifecycle.watch_epoch();
     let mut fetchers = Fetchers::new(Arc::clone(&replicas), fetch_terms(config), epoch);
     fetchers.update(following, image.brokers());
-    let follower = Follower { publisher, fetchers, broker: Arc::clone(&broker) };
+    let cleaning = cleaner_settings(&broker, &broker.image());
+    let cleaner = Arc::new(CleanerDriver::start(Arc::clone(&replicas), cleaning)?);
+    let follower = Follower {
+        publisher,
+        fetchers,
+        broker: Arc::clone(&broker),
+        cleaner: Arc::clone(&cleaner),
+    };
     let following = tokio::spawn(follower.run(subscription, stopping.clone()));
     let isr = IsrDriver {
         table: Arc::clone(&replicas),
@@ -152,7 +161,7 @@ pub(crate) async fn start(
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);
     tasks.spawn(selftest::dial_back(Arc::clone(&broker)));
-    Ok(RunningBroker { broker, listeners, stop, following, tasks, fatal })
+    Ok(RunningBroker { broker, listeners, stop, following, cleaner, tasks, fatal })
 }
 
 /// The first image that is worth serving from: one in which the cluster has its features.
@@ -286,6 +295,7 @@ struct Follower {
     publisher: Publisher,
     fetchers: Fetchers,
     broker: Arc<Broker>,
+    cleaner: Arc<CleanerDriver>,
 }
 
 impl Follower {
@@ -315,6 +325,7 @@ impl Follower {
             .any(|b| b.in_controlled_shutdown && !b.fenced && b.id != broker.node_id);
         if update.delta.changed_configs().any(|c| c.kind == ResourceType::Broker) {
             cordon(broker, &update.image);
+            self.cleaner.configure(cleaner_settings(broker, &update.image));
         }
         broker.image.store(update.image);
         broker.published.send_replace(offset);
@@ -345,6 +356,20 @@ fn fetch_terms(config: &ServerConfig) -> FetchTerms {
             .layers
             .given("replica.socket.receive.buffer.bytes")
             .and_then(|_| u32::try_from(r.socket_receive_buffer_bytes).ok()),
+    }
+}
+
+/// What compaction may use under `image`.
+fn cleaner_settings(broker: &Broker, image: &Image) -> CleanerSettings {
+    let layers = context::layers(&broker.settings, broker.node_id, image);
+    let logs = LogsConfig::read(&layers);
+    CleanerSettings {
+        threads: if logs.cleaner { logs.cleaner_threads } else { 0 },
+        dedupe_bytes: usize::try_from(logs.cleaner_dedupe_buffer_bytes).unwrap_or(0),
+        load_factor: logs.cleaner_io_buffer_load_factor,
+        buffer_bytes: logs.cleaner_io_buffer_bytes,
+        bytes_per_second: logs.cleaner_io_max_bytes_per_second,
+        backoff: Duration::from_millis(u64::try_from(logs.cleaner_backoff_ms).unwrap_or(0)),
     }
 }
 

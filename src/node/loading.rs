@@ -110,6 +110,7 @@ fn open(table: &ReplicaTable, dir: usize, state: &DirState, job: Job) {
         topic_id: Some(job.topic_id),
         config: Arc::clone(&job.settings.log),
         log_start: state.log_starts.get(&job.tp).copied().unwrap_or(0),
+        first_dirty: state.cleaner_points.get(&job.tp).copied(),
         recovery,
     };
     let log_dir = Arc::clone(&table.dirs()[dir].log_dir);

@@ -44,7 +44,8 @@ pub(crate) async fn stop(node: RunningNode, signals: &mut Signals) {
 }
 
 async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
-    let RunningBroker { broker, listeners, stop, following, mut tasks, fatal: _ } = running;
+    let RunningBroker { broker, listeners, stop, following, cleaner, mut tasks, fatal: _ } =
+        running;
     if broker.settings.cluster.controlled_shutdown {
         leave(&broker, signals).await;
     }
@@ -62,8 +63,11 @@ async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     let replicas = Arc::clone(&broker.replicas);
-    let closed =
-        tokio::task::spawn_blocking(move || upkeep_driver::close_clean(&replicas, epoch)).await;
+    let closed = tokio::task::spawn_blocking(move || {
+        cleaner.stop();
+        upkeep_driver::close_clean(&replicas, epoch);
+    })
+    .await;
     if let Err(e) = closed {
         tracing::error!("the logs were not closed cleanly: {e}");
     }

@@ -135,6 +135,7 @@ impl Disk {
             topic_id: Some(Uuid::ONE),
             config: Arc::new(log_config(policy)),
             log_start: start,
+            first_dirty: None,
             // All before a checkpoint was synced before the checkpoint was written.
             recovery: Recovery::Unclean { recovery_point: covered.offset + 1 },
         };

@@ -221,7 +221,7 @@ fn pack(mut header: BatchHeader, compression: Compression, section: &[u8]) -> Op
     Some(out)
 }
 
-fn finish_in_place(header: &BatchHeader, batch: &mut [u8]) {
+pub(super) fn finish_in_place(header: &BatchHeader, batch: &mut [u8]) {
     if let Some(head) = batch.first_chunk_mut() {
         *head = header.to_bytes();
     }

@@ -15,6 +15,7 @@ pub mod control;
 mod inflater;
 mod lz4;
 pub mod records;
+pub mod retain;
 pub mod rules;
 pub mod validate;
 
@@ -23,5 +24,6 @@ pub use builder::{BatchBuilder, BatchFull};
 pub use compress::{Codec, Compression, InflateError, Scratch, inflate};
 pub use control::{ControlType, EndTxnMarker};
 pub use records::{Record, RecordError, Records};
+pub use retain::{Filtered, Horizon, Left, Retainer};
 pub use rules::{ProduceContext, RecordIssue, Refusal, Rules, TimestampType};
 pub use validate::{Validated, validate};

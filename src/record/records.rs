@@ -178,9 +178,23 @@ pub(super) struct Shape {
     value: (usize, Option<usize>),
     headers_at: usize,
     headers_count: i32,
+    /// Where the timestamp delta ends.
+    pub(super) timestamp_end: usize,
 }
 
 impl Shape {
+    /// The record of this shape in `section`, of which its last byte is before `end`.
+    pub(super) fn lend<'a>(&self, section: &'a [u8], end: usize) -> Record<'a> {
+        Record {
+            offset_delta: self.offset_delta,
+            timestamp_delta: self.timestamp_delta,
+            key: lend(section, self.key),
+            value: lend(section, self.value),
+            headers_count: self.headers_count,
+            headers: section.get(self.headers_at..end).unwrap_or_default(),
+        }
+    }
+
     pub(super) const fn has_key(&self) -> bool {
         self.key.1.is_some()
     }
@@ -194,6 +208,7 @@ pub(super) fn shape(feed: &mut impl Feed) -> Result<Shape, RecordError> {
     let end = feed.taken().saturating_add(length);
     feed.byte()?; // the attributes: none is defined
     let timestamp_delta = varlong(feed)?;
+    let timestamp_end = feed.taken();
     let offset_delta = varint(feed)?;
     let key = field(feed)?;
     let value = field(feed)?;
@@ -205,7 +220,15 @@ pub(super) fn shape(feed: &mut impl Feed) -> Result<Shape, RecordError> {
     if feed.taken() != end {
         return Err(RecordError::Malformed("its length is not that of its fields"));
     }
-    Ok(Shape { timestamp_delta, offset_delta, key, value, headers_at, headers_count })
+    Ok(Shape {
+        timestamp_delta,
+        offset_delta,
+        key,
+        value,
+        headers_at,
+        headers_count,
+        timestamp_end,
+    })
 }
 
 fn skip_headers(feed: &mut impl Feed, count: i32) -> Result<(), RecordError> {
@@ -285,14 +308,7 @@ impl<'a> Iterator for Records<'a> {
                 return Some(Err(e));
             }
         };
-        Some(Ok(Record {
-            offset_delta: s.offset_delta,
-            timestamp_delta: s.timestamp_delta,
-            key: lend(self.section, s.key),
-            value: lend(self.section, s.value),
-            headers_count: s.headers_count,
-            headers: self.section.get(s.headers_at..self.feed.taken).unwrap_or_default(),
-        }))
+        Some(Ok(s.lend(self.section, self.feed.taken)))
     }
 }
 

@@ -134,14 +134,30 @@ impl Partition {
             -5 | -6 => (-1, -1),
             ts if ts >= 0 => {
                 let start = marks.log_start;
-                let batch = self.log.batch_for_timestamp(ts, now)?;
-                let found = batch.and_then(|b| timed::first_at_or_after(&b, ts, start));
-                below(end, lagging, found)?
+                below(end, lagging, self.first_at_or_after(ts, start, now)?)?
             }
             _ => return Err(ErrorCode::UnsupportedVersion.into()),
         };
         let epoch = if offset >= 0 { self.log.epoch_at(offset, now)? } else { None };
         Ok(TimedOffset { timestamp, offset, leader_epoch: epoch.unwrap_or(-1) })
+    }
+
+    /// Timestamp and offset of the first record from `from` on that is not older than `timestamp`.
+    /// A batch may have lost the record that its largest timestamp speaks of to compaction.
+    fn first_at_or_after(
+        &mut self,
+        timestamp: i64,
+        mut from: Offset,
+        now: Now,
+    ) -> Result<Option<(i64, Offset)>, Refusal> {
+        while let Some(batch) = self.log.batch_for_timestamp_from(timestamp, from, now)? {
+            let found = timed::first_at_or_after(&batch, timestamp, from);
+            if found.is_some() {
+                return Ok(found);
+            }
+            from = from.max(batch.header.next_offset());
+        }
+        Ok(None)
     }
 
     /// The largest epoch up to `epoch` and where it ends; (-1, -1) if there is none.

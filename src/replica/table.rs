@@ -115,6 +115,8 @@ pub struct ReplicaTable {
     choice: DirChoice,
     slots: RwLock<Slots>,
     sessions: Mutex<FetchSessions>,
+    /// What each directory's `cleaner-offset-checkpoint` says.
+    cleaner_points: Mutex<Vec<Option<BTreeMap<TopicPartition, Offset>>>>,
     /// What the ISR driver has to look at.
     pub isr: IsrQueue,
     /// The clocks.
@@ -140,6 +142,7 @@ impl ReplicaTable {
             dirs,
             slots: RwLock::default(),
             sessions: Mutex::new(FetchSessions::new(sessions_max)),
+            cleaner_points: Mutex::default(),
             isr: IsrQueue::default(),
             clock,
             entropy,
@@ -159,6 +162,14 @@ impl ReplicaTable {
     /// The fetch sessions.
     pub fn sessions(&self) -> MutexGuard<'_, FetchSessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was last written of how far logs were compacted, by directory; held while it is written
+    /// anew.
+    pub(super) fn cleaner_points(
+        &self,
+    ) -> MutexGuard<'_, Vec<Option<BTreeMap<TopicPartition, Offset>>>> {
+        self.cleaner_points.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_slots(&self) -> std::sync::RwLockReadGuard<'_, Slots> {

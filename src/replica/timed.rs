@@ -15,7 +15,12 @@ pub(super) fn first_at_or_after(
     start: Offset,
 ) -> Option<(i64, Offset)> {
     let header = &batch.header;
-    if header.is_log_append_time() {
+    if header.records_count == 0 {
+        return None;
+    }
+    // Unless compaction took some, there is a record at every offset.
+    let whole = header.records_count == header.last_offset_delta.saturating_add(1);
+    if header.is_log_append_time() && whole {
         let first = header.base_offset.max(start);
         let fits = header.max_timestamp >= timestamp && first <= header.last_offset();
         return fits.then_some((header.max_timestamp, first));
@@ -28,7 +33,10 @@ pub(super) fn first_at_or_after(
     Records::new(&section, header.records_count)
         .map_while(Result::ok)
         .map(|r| {
-            let at = header.base_timestamp.saturating_add(r.timestamp_delta);
+            let at = match header.is_log_append_time() {
+                true => header.max_timestamp,
+                false => header.base_timestamp.saturating_add(r.timestamp_delta),
+            };
             (at, header.base_offset.saturating_add(i64::from(r.offset_delta)))
         })
         .find(|(at, offset)| *at >= timestamp && *offset >= start)

@@ -78,7 +78,7 @@ pub enum Work {
     Retention,
     /// The checkpoint of high watermarks.
     HighWatermarks,
-    /// The checkpoint of recovery points.
+    /// The checkpoints of recovery points and of cleaned offsets.
     RecoveryPoints,
     /// The checkpoint of log start offsets.
     LogStarts,
@@ -93,7 +93,10 @@ impl Work {
             Self::Tick => tick(table),
             Self::Retention => retention(table),
             Self::HighWatermarks => write_high_watermarks(table),
-            Self::RecoveryPoints => write_recovery_points(table),
+            Self::RecoveryPoints => {
+                write_recovery_points(table);
+                write_cleaner_points(table);
+            }
             Self::LogStarts => write_log_starts(table),
             Self::Producers => {
                 for slot in table.all() {
@@ -123,28 +126,37 @@ fn tick(table: &ReplicaTable) {
 
 fn retention(table: &ReplicaTable) {
     for slot in table.all() {
-        let now = table.clock.now();
-        let mut partition = slot.lock();
-        let high_watermark = partition.high_watermark();
-        let rolled = partition.log.roll_if_due(now);
-        let expired = rolled.and_then(|_| partition.log.delete_expired(high_watermark, now));
-        if matches!(expired, Ok(Some(_))) {
-            partition.log_start_moved();
-        }
-        drop(partition);
-        match expired {
-            Ok(Some(e)) => tracing::info!(
-                partition = %slot.id(),
-                segments = e.segments,
-                bytes = e.bytes,
-                log_start = e.log_start,
-                reason = ?e.reason,
-                "deleted segments by retention (age counts from the earlier of the largest \
-                 timestamp and the last append)"
-            ),
-            Ok(None) | Err(LogError::Offline { .. }) => {}
-            Err(e) => tracing::warn!(partition = %slot.id(), "retention: {e}"),
-        }
+        retention_of(table, &slot);
+    }
+}
+
+/// Retention and rolling by time of one partition. Nothing is taken from under a cleaning; who
+/// cleans calls this when it is done.
+pub(super) fn retention_of(table: &ReplicaTable, slot: &Slot) {
+    let now = table.clock.now();
+    let mut partition = slot.lock();
+    let high_watermark = partition.high_watermark();
+    let rolled = partition.log.roll_if_due(now);
+    let expired = rolled.and_then(|_| match partition.log.is_cleaning() {
+        true => Ok(None),
+        false => partition.log.delete_expired(high_watermark, now),
+    });
+    if matches!(expired, Ok(Some(_))) {
+        partition.log_start_moved();
+    }
+    drop(partition);
+    match expired {
+        Ok(Some(e)) => tracing::info!(
+            partition = %slot.id(),
+            segments = e.segments,
+            bytes = e.bytes,
+            log_start = e.log_start,
+            reason = ?e.reason,
+            "deleted segments by retention (age counts from the earlier of the largest timestamp \
+             and the last append)"
+        ),
+        Ok(None) | Err(LogError::Offline { .. }) => {}
+        Err(e) => tracing::warn!(partition = %slot.id(), "retention: {e}"),
     }
 }
 
@@ -184,6 +196,24 @@ pub fn write_recovery_points(table: &ReplicaTable) {
     });
 }
 
+/// Writes how far each log was compacted, where that changed since it was last written.
+pub(super) fn write_cleaner_points(table: &ReplicaTable) {
+    let mut written = table.cleaner_points();
+    let points = by_dir(table, |slot| slot.lock().log.first_dirty());
+    written.resize(points.len(), None);
+    for ((dir, points), written) in table.dirs().iter().zip(points).zip(written.iter_mut()) {
+        if dir.log_dir.offline_reason().is_some() || written.as_ref() == Some(&points) {
+            continue;
+        }
+        match dir.log_dir.write_offsets(OffsetFile::Cleaner, &points) {
+            Ok(()) => *written = Some(points),
+            Err(e) => {
+                tracing::warn!(dir = %dir.name, "cannot write {}: {e}", OffsetFile::Cleaner.name());
+            }
+        }
+    }
+}
+
 fn write_log_starts(table: &ReplicaTable) {
     write(table, OffsetFile::LogStart, |slot| slot.lock().log.log_start_to_checkpoint());
 }
@@ -211,6 +241,7 @@ pub fn close_clean(table: &ReplicaTable, broker_epoch: i64) {
     write_recovery_points(table);
     write_high_watermarks(table);
     write_log_starts(table);
+    write_cleaner_points(table);
     for (dir, entries) in table.dirs().iter().zip(entries) {
         let Some(entries) = entries else { continue };
         if dir.log_dir.offline_reason().is_some() {

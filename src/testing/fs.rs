@@ -65,6 +65,9 @@ struct State {
     now_ms: i64,
     trace: Vec<String>,
     writes: u64,
+    /// Changes until the state is kept, and the state that was.
+    keep_in: Option<usize>,
+    kept: Option<Vec<Node>>,
 }
 
 /// The file system. Clones share it.
@@ -97,6 +100,8 @@ impl SimFs {
             now_ms: 0,
             trace: Vec::new(),
             writes: 0,
+            keep_in: None,
+            kept: None,
         })))
     }
 
@@ -126,6 +131,26 @@ impl SimFs {
             left.nodes = state.nodes.clone();
         }
         out
+    }
+
+    /// Keeps the state right after `changes` more changes, for [`SimFs::kept`].
+    pub fn keep_after(&self, changes: usize) {
+        let mut state = self.state();
+        (state.keep_in, state.kept) = (Some(changes), None);
+    }
+
+    /// What `kill -9` at the moment that [`SimFs::keep_after`] named would have left; `None` if
+    /// there were fewer changes. [`SimFs::crash`] of it tells of a power cut at that moment.
+    #[must_use]
+    pub fn kept(&self) -> Option<Self> {
+        let mut state = self.state();
+        let nodes = state.kept.take()?;
+        let out = Self::new(state.seeded.u64());
+        {
+            let mut left = out.state();
+            (left.now_ms, left.nodes) = (state.now_ms, nodes);
+        }
+        Some(out)
     }
 
     /// Lets the next `op` on a path that contains `part` fail with `kind`.
@@ -254,6 +279,12 @@ impl State {
 
     fn note(&mut self, what: &str, path: &Path) {
         self.trace.push(format!("{what} {}", path.display()));
+        self.keep_in = self.keep_in.and_then(|left| {
+            if left <= 1 {
+                self.kept = Some(self.nodes.clone());
+            }
+            left.checked_sub(1).filter(|left| *left > 0)
+        });
     }
 
     fn file(&mut self, node: usize) -> io::Result<(&mut Vec<u8>, &mut Vec<u8>, &mut i64)> {

@@ -1,0 +1,363 @@
+//! The threads that compact logs (`LogCleaner.java`): each takes the filthiest log that nobody
+//! cleans, cleans it within the bounds on memory and speed, writes `cleaner-offset-checkpoint`, and
+//! rests for a while when no log is worth it. A log that cannot be cleaned is left alone until the
+//! settings change or the process restarts; it goes on serving.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use super::{
+    table::{ReplicaTable, Slot},
+    upkeep_driver,
+};
+use crate::{
+    base::{Offset, TopicPartition, Uuid},
+    log::{Assignment, CleanError, CleanStats, CleanTerms, Cleaning, Log, LogError, Ward},
+};
+
+/// A rate at or above which nothing is slowed down.
+const UNLIMITED: f64 = 1e18;
+/// The throttle forgives what was not used after this.
+const WINDOW: Duration = Duration::from_secs(1);
+/// A thread that waits looks so often whether it is to end.
+const LOOK: Duration = Duration::from_millis(200);
+/// Logs that were not used since the start are brought into memory at most so many at a time.
+const LOADS_A_LOOK: usize = 64;
+/// The smallest buffer for reading and writing.
+const BUFFER_BYTES_MIN: usize = 4096;
+
+/// What cleaning may use (`CleanerConfig.java`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct CleanerSettings {
+    /// `log.cleaner.threads`; 0 cleans nothing.
+    pub threads: usize,
+    /// `log.cleaner.dedupe.buffer.size`, for all threads together.
+    pub dedupe_bytes: usize,
+    /// `log.cleaner.io.buffer.load.factor`.
+    pub load_factor: f64,
+    /// `log.cleaner.io.buffer.size`, for all threads together.
+    pub buffer_bytes: usize,
+    /// `log.cleaner.io.max.bytes.per.second`, for all threads together.
+    pub bytes_per_second: f64,
+    /// `log.cleaner.backoff.ms`.
+    pub backoff: Duration,
+}
+
+/// Which log: the directory's number is part of it, as a moved log may be well again.
+type Key = (usize, Uuid, TopicPartition);
+
+#[derive(Debug)]
+struct State {
+    settings: CleanerSettings,
+    in_progress: BTreeSet<TopicPartition>,
+    uncleanable: BTreeSet<Key>,
+    /// Numbers of the threads that run.
+    running: BTreeSet<usize>,
+    /// Counts changes of the settings.
+    revision: u64,
+    /// Bytes since then.
+    window: (Instant, f64),
+    stopping: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    table: Arc<ReplicaTable>,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+/// The cleaner threads. Dropping it stops them.
+#[derive(Debug)]
+pub struct CleanerDriver {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Ward for Slot {
+    fn with<R>(&self, f: impl FnOnce(&mut Log) -> R) -> R {
+        f(&mut self.lock().log)
+    }
+}
+
+impl CleanerDriver {
+    /// Starts the threads over the logs of `table`.
+    ///
+    /// # Errors
+    /// If the system refuses a thread.
+    pub fn start(table: Arc<ReplicaTable>, settings: CleanerSettings) -> io::Result<Self> {
+        let state = State {
+            settings: settings.clone(),
+            in_progress: BTreeSet::new(),
+            uncleanable: BTreeSet::new(),
+            running: BTreeSet::new(),
+            revision: 0,
+            window: (Instant::now(), 0.0),
+            stopping: false,
+        };
+        let shared = Arc::new(Shared { table, state: Mutex::new(state), wake: Condvar::new() });
+        let out = Self { shared, threads: Mutex::default() };
+        out.spawn(settings.threads)?;
+        Ok(out)
+    }
+
+    /// Takes over changed settings; they hold from the next cleaning on, the rate at once. Logs that
+    /// could not be cleaned are tried again.
+    pub fn configure(&self, settings: CleanerSettings) {
+        let threads = settings.threads;
+        {
+            let mut state = self.shared.lock();
+            if state.settings == settings {
+                return;
+            }
+            state.settings = settings;
+            state.revision += 1;
+            state.uncleanable.clear();
+        }
+        self.shared.wake.notify_all();
+        if let Err(e) = self.spawn(threads) {
+            tracing::error!("cannot start a cleaner thread: {e}");
+        }
+    }
+
+    /// Ends the threads and waits for that; a cleaning under way is given up.
+    pub fn stop(&self) {
+        self.shared.lock().stopping = true;
+        self.shared.wake.notify_all();
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            // A panic was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+
+    fn spawn(&self, count: usize) -> io::Result<()> {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|t| !t.is_finished());
+        for n in 0..count {
+            let mut state = self.shared.lock();
+            if state.stopping || !state.running.insert(n) {
+                continue;
+            }
+            drop(state);
+            let shared = Arc::clone(&self.shared);
+            let thread = thread::Builder::new().name(format!("log-cleaner-{n}"));
+            threads.push(thread.spawn(move || shared.work(n))?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for CleanerDriver {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is complete before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self, n: usize) {
+        loop {
+            let cleaned = self.grab().is_some_and(|(slot, work)| self.clean(&slot, &work));
+            let mut state = self.lock();
+            let until = Instant::now() + state.settings.backoff;
+            let revision = state.revision;
+            while !cleaned
+                && !state.stopping
+                && state.revision == revision
+                && Instant::now() < until
+            {
+                let pause = until.saturating_duration_since(Instant::now());
+                state = self.wait(state, pause);
+            }
+            if state.stopping || n >= state.settings.threads {
+                state.running.remove(&n);
+                return;
+            }
+        }
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, at_most: Duration) -> MutexGuard<'a, State> {
+        self.wake.wait_timeout(state, at_most).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// The filthiest log that may be cleaned and is worth it.
+    fn grab(&self) -> Option<(Arc<Slot>, Assignment)> {
+        let mut state = self.lock();
+        let now = self.table.clock.now();
+        let (mut best, mut loads) = (None, LOADS_A_LOOK);
+        let mut known = BTreeSet::new();
+        for slot in self.table.all() {
+            let key = (slot.dir, slot.topic_id, slot.id());
+            if state.uncleanable.contains(&key) {
+                known.insert(key);
+                continue;
+            }
+            if state.in_progress.contains(&key.2) {
+                continue;
+            }
+            let mut partition = slot.lock();
+            if !partition.log.config().compact {
+                continue;
+            }
+            if partition.log.is_deferred() {
+                if loads == 0 {
+                    continue;
+                }
+                loads -= 1;
+            }
+            let high_watermark = partition.high_watermark();
+            let dirt = partition.log.dirt(high_watermark, now);
+            drop(partition);
+            match dirt {
+                Ok(Some(dirt)) if best.as_ref().is_none_or(|(b, _)| dirt.ratio() > *b) => {
+                    best = Some((dirt.ratio(), slot));
+                }
+                Ok(_) | Err(LogError::Offline { .. }) => {}
+                Err(e) => tracing::warn!(partition = %slot.id(), "cannot be looked at: {e}"),
+            }
+        }
+        // Only those that are still here.
+        state.uncleanable = known;
+        let (_, slot) = best?;
+        let mut partition = slot.lock();
+        let high_watermark = partition.high_watermark();
+        let dirt = partition.log.dirt(high_watermark, now).ok()??;
+        let work = partition.log.begin_cleaning(dirt);
+        drop(partition);
+        state.in_progress.insert(slot.id());
+        Some((slot, work))
+    }
+
+    /// Cleans it and takes note of the outcome. False if it is better to rest before the next.
+    fn clean(&self, slot: &Slot, work: &Assignment) -> bool {
+        let terms = self.terms();
+        let mut pace = |bytes| self.pace(bytes);
+        let mut cleaning = Cleaning::new(slot, work, terms, &mut pace);
+        let began = Instant::now();
+        let mut indexed = Duration::ZERO;
+        let done = cleaning.index().and_then(|()| {
+            indexed = began.elapsed();
+            cleaning.rewrite()
+        });
+        let stats = cleaning.stats();
+        slot.lock().log.end_cleaning(work, done.as_ref().ok().copied());
+        self.lock().in_progress.remove(&slot.id());
+        let partition = slot.id();
+        match done {
+            Ok(end) => {
+                report(&partition, work, end, &stats, began.elapsed(), indexed);
+                upkeep_driver::write_cleaner_points(&self.table);
+                upkeep_driver::retention_of(&self.table, slot);
+                true
+            }
+            Err(CleanError::Aborted) => {
+                tracing::debug!(%partition, "cleaning was given up");
+                true
+            }
+            Err(e @ CleanError::Damaged { .. }) => {
+                tracing::warn!(
+                    %partition,
+                    "will not be compacted until a restart or a change of log.cleaner settings: {e}"
+                );
+                self.lock().uncleanable.insert((slot.dir, slot.topic_id, partition));
+                true
+            }
+            Err(CleanError::Log(LogError::Offline { .. })) => false,
+            Err(e) => {
+                tracing::warn!(%partition, "cleaning failed, it is tried again: {e}");
+                false
+            }
+        }
+    }
+
+    fn terms(&self) -> CleanTerms {
+        let state = self.lock();
+        let threads = state.settings.threads.max(1);
+        CleanTerms {
+            map_bytes: state.settings.dedupe_bytes / threads,
+            map_load: state.settings.load_factor,
+            // Half for reading, half for writing.
+            buffer_bytes: (state.settings.buffer_bytes / threads / 2).max(BUFFER_BYTES_MIN),
+            secret: [self.table.entropy.u64(), self.table.entropy.u64()],
+            now: self.table.clock.now(),
+        }
+    }
+
+    /// Counts bytes and waits while they are more than may be. False once the threads are to end.
+    fn pace(&self, bytes: u64) -> bool {
+        let mut state = self.lock();
+        let mut counted = false;
+        loop {
+            if state.stopping {
+                return false;
+            }
+            let rate = state.settings.bytes_per_second;
+            if rate >= UNLIMITED {
+                return true;
+            }
+            let now = Instant::now();
+            if !counted {
+                state.window.1 += bytes as f64;
+                counted = true;
+            }
+            let (since, total) = state.window;
+            let passed = now.duration_since(since).as_secs_f64();
+            if total <= rate * passed {
+                if now.duration_since(since) > WINDOW {
+                    state.window = (now, 0.0);
+                }
+                return true;
+            }
+            state = self.wait(state, LOOK.min(wait_for(total, rate, passed)));
+        }
+    }
+}
+
+/// How long until `total` bytes are no more than `rate` allows, `passed` seconds having gone by.
+fn wait_for(total: f64, rate: f64, passed: f64) -> Duration {
+    Duration::try_from_secs_f64((total / rate - passed).max(0.001)).unwrap_or(LOOK)
+}
+
+fn report(
+    partition: &TopicPartition,
+    work: &Assignment,
+    end: Offset,
+    stats: &CleanStats,
+    took: Duration,
+    indexing: Duration,
+) {
+    let mb = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let rate = |bytes: u64, took: Duration| mb(bytes) / took.as_secs_f64().max(1e-6);
+    let total = rate(stats.indexed_bytes + stats.bytes_before, took);
+    tracing::info!(
+        %partition,
+        from = work.dirt.first_dirty,
+        to = end,
+        mb_before = %format_args!("{:.1}", mb(stats.bytes_before)),
+        mb_after = %format_args!("{:.1}", mb(stats.bytes_after)),
+        records_before = stats.records_before,
+        records_after = stats.records_after,
+        segments_before = stats.segments_before,
+        segments_after = stats.segments_after,
+        seconds = %format_args!("{:.3}", took.as_secs_f64()),
+        mb_per_second = %format_args!("{total:.1}"),
+        indexed_mb = %format_args!("{:.1}", mb(stats.indexed_bytes)),
+        indexed_mb_per_second = %format_args!("{:.1}", rate(stats.indexed_bytes, indexing)),
+        key_memory_percent = %format_args!("{:.1}", stats.map_percent),
+        "compacted"
+    );
+    if stats.keyless > 0 {
+        let count = stats.keyless;
+        tracing::warn!(%partition, count, "records without a key were dropped by compaction");
+    }
+}
