@@ -32,6 +32,8 @@ pub(crate) async fn stop(node: RunningNode, signals: &mut Signals) {
     }
     if let Some(controller) = node.controller {
         drop(controller.registration);
+        // While this one leads and does not decide, nobody does.
+        controller.quorum.hand_over().await;
         for clients in controller.clients {
             clients.stop(CONTROLLER_CLIENTS_MAX).await;
         }

@@ -21,11 +21,12 @@ use tokio::{
 use tonic::service::Routes;
 
 use super::{
-    attend::{Granted, LeaderWatch},
+    attend::{Granted, LeaderHeard, LeaderWatch},
     checkpoint::CheckpointDir,
     disk::Disk,
     doorman::Doorman,
     enrol::Enrolment,
+    handover::Handover,
     image_keeper::{Beside, ImageKeeper},
     log_store::{LogStore, WriterThread},
     machine::{Beginning, Growth, Machine, Raft},
@@ -44,14 +45,11 @@ use super::{
     voters::VoterChanges,
 };
 use crate::{
-    base::{LeaderEpoch, NodeId, limits::METADATA_BATCH_BYTES_MAX, ports::Clock},
+    base::{LeaderEpoch, Mono, NodeId, limits::METADATA_BATCH_BYTES_MAX, ports::Clock},
     log::LogDir,
     metadata::{Image, Position, Record, record::encode_batch},
     pb::quorum::{observers_server::ObserversServer, raft_server::RaftServer},
 };
-
-/// A leader that shuts down waits so long for another to take over.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running voter.
 #[derive(Debug)]
@@ -67,6 +65,7 @@ pub struct Quorum {
     caller: Caller,
     changes: Arc<VoterChanges>,
     granted: Arc<Granted>,
+    heard: Arc<LeaderHeard>,
     leadership: watch::Receiver<Leadership>,
     /// The last entry of the log when this member began.
     began: Position,
@@ -199,6 +198,7 @@ impl Quorum {
             listener_name: settings.listener_name.clone(),
             one: Arc::new(AsyncMutex::new(())),
         });
+        let heard = Arc::new(LeaderHeard::new(Arc::clone(&clock)));
         let quorum = Self {
             doorman: Doorman::new(&settings.cluster_id, settings.directory_id),
             settings,
@@ -211,6 +211,7 @@ impl Quorum {
             caller,
             changes,
             granted: Arc::default(),
+            heard,
             leadership,
             began,
             running: Mutex::default(),
@@ -287,6 +288,7 @@ impl Quorum {
             checkpoints: Arc::clone(&self.checkpoints),
             changes: Arc::clone(&self.changes),
             granted: Arc::clone(&self.granted),
+            heard: Arc::clone(&self.heard),
         };
         let feed = Feed {
             log: self.log.clone(),
@@ -395,6 +397,13 @@ impl Quorum {
         }
     }
 
+    /// The other member that this one last took the log from as its leader, and when: its
+    /// predecessor, if it leads now.
+    #[must_use]
+    pub fn leader_heard(&self) -> Option<(NodeId, Mono)> {
+        self.heard.last()
+    }
+
     /// The quorum as this member sees it. What followers have is known to the leader only.
     #[must_use]
     pub fn describe(&self) -> QuorumDescription {
@@ -450,6 +459,12 @@ impl Quorum {
         self.roster.describe(id).unwrap_or(unknown)
     }
 
+    /// Hands leadership over if there is another voter to take it.
+    pub async fn hand_over(&self) {
+        let (raft, node_id) = (&self.raft.0, self.settings.node_id);
+        Handover { raft, node_id, caller: &self.caller, changes: &self.changes }.run().await;
+    }
+
     /// Hands leadership over if there is another voter to take it, then stops.
     pub async fn shutdown(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -461,25 +476,6 @@ impl Quorum {
         running.tasks.shutdown().await;
         running.writer.stop().await;
         self.publisher.close();
-    }
-
-    async fn hand_over(&self) {
-        let successor = {
-            let metrics = self.raft.0.metrics();
-            let now = metrics.borrow_watched();
-            let followers = now.replication.iter().flatten();
-            let others = followers.filter(|(id, _)| **id != self.settings.node_id);
-            let best = others.max_by_key(|(_, matched)| **matched);
-            best.filter(|_| now.state == ServerState::Leader).map(|(id, _)| *id)
-        };
-        let Some(to) = successor else { return };
-        if self.raft.0.trigger().transfer_leader(to).await.is_err() {
-            return;
-        }
-        let wait = self.raft.0.wait(Some(TRANSFER_TIMEOUT));
-        if wait.metrics(|m| m.state != ServerState::Leader, "handed over").await.is_err() {
-            tracing::warn!(successor = to.0, "no other controller took over in time");
-        }
     }
 }
 
