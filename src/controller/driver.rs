@@ -182,6 +182,11 @@ impl ControllerDriver {
         self.failed.clone()
     }
 
+    /// Stops at once: a proposal in flight cannot be committed any more.
+    pub fn abandon(self) {
+        self.task.abort();
+    }
+
     /// Stops after the proposal in flight, if any, or at once if that does not end soon.
     pub async fn shutdown(mut self) {
         // The task may have ended already.

@@ -85,8 +85,8 @@ impl Life {
                 return Ended::Granted;
             } else if since.elapsed() >= GONE_AFTER && self.client.quorum_is_gone().await {
                 tracing::warn!(
-                    "a majority of the controllers is gone, and with it whoever could move leaders: \
-                     stopping without them"
+                    "a majority of the controllers is gone, and nobody can move leaders: stopping \
+                     without them"
                 );
                 return Ended::Granted;
             }
@@ -155,6 +155,7 @@ impl Life {
             }
         }
         self.silent_since = None;
+        self.answered.send_replace(Some(Instant::now()));
         self.dirs_are_told();
         let (shut_down, forced) = {
             let wishes = self.wished.borrow();

@@ -24,6 +24,7 @@ use crate::{
     os::limits,
     quorum::{MetadataSource, Subscription},
     replica::{
+        cut_off_driver,
         fetch_driver::{FetchTerms, Fetchers},
         fetch_frames::FetchSize,
         isr_driver::IsrDriver,
@@ -127,6 +128,10 @@ pub(crate) async fn start(
         lag_max: Duration::from_millis(config.replica.lag_time_max_ms.try_into().unwrap_or(0)),
     };
     isr.start(&mut tasks, stopping.clone());
+    let answered = broker.lifecycle.answered();
+    let session = u64::try_from(config.cluster.session_timeout_ms).unwrap_or(0);
+    let (table, session) = (Arc::clone(&replicas), Duration::from_millis(session));
+    cut_off_driver::start(&mut tasks, table, answered, session, stopping.clone());
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);

@@ -24,8 +24,9 @@ pub(crate) struct Handover<'a> {
 }
 
 impl Handover<'_> {
-    /// Returns once this member does not lead, or knows that nobody takes over.
-    pub(crate) async fn run(self) {
+    /// Returns once this member does not lead, or knows that nobody takes over. Whether there is still
+    /// a quorum without it.
+    pub(crate) async fn run(self) -> bool {
         let give_up = Instant::now() + PATIENCE;
         while let Some(successors) = self.successors() {
             let voters = self.changes.voters();
@@ -33,22 +34,23 @@ impl Handover<'_> {
                 tracing::info!(
                     "a majority of the controllers is gone: there is no quorum to hand over to"
                 );
-                return;
+                return false;
             }
-            let Some(to) = self.first_alive(&successors).await else { return };
+            let Some(to) = self.first_alive(&successors).await else { return false };
             if self.raft.trigger().transfer_leader(to.id).await.is_err() {
-                return;
+                return false;
             }
             while !self.taken_over().await {
                 if Instant::now() >= give_up {
                     tracing::warn!(successor = to.id.0, "no other controller took over in time");
-                    return;
+                    return false;
                 }
                 if self.caller.refuses(to.authority()).await {
                     break;
                 }
             }
         }
+        true
     }
 
     /// The other voters, who has most of the log first; `None` if this member does not lead, or

@@ -2,7 +2,10 @@
 //! checkpoints made, proposes, describes, stops. Uses `base`, `log`, `metadata`.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -69,6 +72,7 @@ pub struct Quorum {
     leadership: watch::Receiver<Leadership>,
     /// The last entry of the log when this member began.
     began: Position,
+    handed_over: AtomicBool,
     running: Mutex<Option<Running>>,
 }
 
@@ -214,6 +218,7 @@ impl Quorum {
             heard,
             leadership,
             began,
+            handed_over: AtomicBool::new(false),
             running: Mutex::default(),
         };
         let (place, store) = (found.place, found.store);
@@ -459,17 +464,22 @@ impl Quorum {
         self.roster.describe(id).unwrap_or(unknown)
     }
 
-    /// Hands leadership over if there is another voter to take it.
-    pub async fn hand_over(&self) {
+    /// Hands leadership over if there is another voter to take it: to be called before
+    /// [`Quorum::shutdown`]. `false` if this member leads and nobody can take over, so that nothing
+    /// more may be committed.
+    pub async fn hand_over(&self) -> bool {
+        self.handed_over.store(true, Ordering::Relaxed);
         let (raft, node_id) = (&self.raft.0, self.settings.node_id);
-        Handover { raft, node_id, caller: &self.caller, changes: &self.changes }.run().await;
+        Handover { raft, node_id, caller: &self.caller, changes: &self.changes }.run().await
     }
 
-    /// Hands leadership over if there is another voter to take it, then stops.
+    /// Hands leadership over, unless that was tried, and stops.
     pub async fn shutdown(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut running) = running else { return };
-        self.hand_over().await;
+        if !self.handed_over.load(Ordering::Relaxed) {
+            self.hand_over().await;
+        }
         if let Err(e) = self.raft.0.shutdown().await {
             tracing::error!("the metadata quorum member did not stop well: {e}");
         }

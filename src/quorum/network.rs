@@ -104,7 +104,8 @@ impl Caller {
 
     /// Whether the processes of so many of `voters` are gone that the rest cannot elect a leader.
     pub async fn majority_gone(&self, voters: &[Voter]) -> bool {
-        let dials = voters.iter().map(|v| self.refuses(v.authority()));
+        let others = voters.iter().filter(|v| v.id != self.node_id);
+        let dials = others.map(|v| self.refuses(v.authority()));
         let gone = futures::future::join_all(dials).await.into_iter().filter(|gone| *gone).count();
         !voters.is_empty() && voters.len() - gone <= voters.len() / 2
     }
