@@ -632,3 +632,22 @@ async fn a_dead_broker_is_fenced_before_its_session_ends() {
     drop(published);
     member.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_of_a_quorum_has_nobody_to_hand_over_to() {
+    let (cluster, listeners) = Cluster::of(3, LogPolicy::default()).await;
+    let mut members = Vec::new();
+    for (listener, id) in listeners.into_iter().zip(1..) {
+        members.push(cluster.controller(id, listener).await);
+    }
+    let (n, _) = leader(&members).await;
+    let last = members.remove(n);
+    let caller = last.quorum.caller();
+    assert!(!caller.majority_gone(&cluster.voters).await);
+    members.remove(0).kill().await;
+    assert!(!caller.majority_gone(&cluster.voters).await, "two of three are a quorum");
+    members.remove(0).kill().await;
+    assert!(caller.majority_gone(&cluster.voters).await);
+    assert!(!last.quorum.hand_over().await, "Raft's leader it is still");
+    last.stop().await;
+}

@@ -6,7 +6,7 @@
 //! A failing seed runs alone with `TURMOIL_SEED=n cargo test --test turmoil`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     path::Path,
     pin::Pin,
@@ -51,12 +51,22 @@ fn timeouts() -> QuorumTimeouts {
     QuorumTimeouts::default()
 }
 
+/// A simulated machine whose process was killed says nothing; a real one refuses connections.
 #[derive(Debug)]
-struct TurmoilDial;
+struct TurmoilDial(Refusing);
+
+/// The names of those machines.
+type Refusing = Arc<Mutex<BTreeSet<String>>>;
 
 impl Dial for TurmoilDial {
     fn dial(&self, authority: String) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> {
+        let refusing = Arc::clone(&self.0);
         Box::pin(async move {
+            let host = authority.split(':').next().unwrap_or_default();
+            if refusing.lock().unwrap().contains(host) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
             let stream = TcpStream::connect(authority).await?;
             Ok(Box::new(stream) as Box<dyn Connection>)
         })
@@ -138,6 +148,7 @@ impl History {
 struct Home {
     fs: Mutex<SimFs>,
     history: Shared,
+    refusing: Refusing,
 }
 
 fn directory(id: i32) -> Uuid {
@@ -218,7 +229,7 @@ async fn voter(id: i32, home: Arc<Home>) -> turmoil::Result {
             own_thread: false,
             ..LogPolicy::default()
         },
-        dial: Arc::new(TurmoilDial),
+        dial: Arc::new(TurmoilDial(Arc::clone(&home.refusing))),
     };
     let quorum = Quorum::start(settings, open(&home), Arc::new(SimClock::new(1)));
     let quorum = Arc::new(quorum.await?);
@@ -235,7 +246,7 @@ async fn observer(home: Arc<Home>) -> turmoil::Result {
         voters: voters(),
         bootstrap: Vec::new(),
         dir: None,
-        dial: Arc::new(TurmoilDial),
+        dial: Arc::new(TurmoilDial(Arc::clone(&home.refusing))),
         timeouts: timeouts(),
     })?;
     follow(OBSERVER, &observer, &home.history).await
@@ -245,6 +256,7 @@ struct Storm {
     seeded: Seeded,
     homes: BTreeMap<i32, Arc<Home>>,
     down: Vec<i32>,
+    refusing: Refusing,
 }
 
 impl Storm {
@@ -280,16 +292,30 @@ impl Storm {
         if self.down.contains(&id) {
             return;
         }
+        match self.seeded.one_in(2) {
+            true => {
+                sim.crash(name(id));
+                let mut fs = self.homes[&id].fs.lock().unwrap();
+                let left = fs.crash();
+                *fs = left;
+                self.down.push(id);
+            }
+            false => self.kill(sim, id),
+        }
+    }
+
+    fn kill(&mut self, sim: &mut turmoil::Sim<'_>, id: i32) {
+        self.refusing.lock().unwrap().insert(name(id));
         sim.crash(name(id));
         let mut fs = self.homes[&id].fs.lock().unwrap();
-        let left = if self.seeded.one_in(2) { fs.crash() } else { fs.killed() };
+        let left = fs.killed();
         *fs = left;
-        drop(fs);
         self.down.push(id);
     }
 
     fn raise(&mut self, sim: &mut turmoil::Sim<'_>) {
         if let Some(id) = self.down.pop() {
+            self.refusing.lock().unwrap().remove(&name(id));
             sim.bounce(name(id));
         }
     }
@@ -312,7 +338,7 @@ fn run(sim: &mut turmoil::Sim<'_>, time: Duration) {
     }
 }
 
-fn one_seed(seed: u64) {
+fn world(seed: u64) -> (turmoil::Sim<'static>, Storm, Shared) {
     let mut builder = turmoil::Builder::new();
     builder.rng_seed(seed).tick_duration(TICK).simulation_duration(Duration::from_secs(600));
     builder.min_message_latency(Duration::from_millis(1));
@@ -320,19 +346,32 @@ fn one_seed(seed: u64) {
     builder.repair_rate(0.5).tcp_capacity(100_000);
     let mut sim = builder.build();
     let history = Shared::default();
-    let mut storm = Storm { seeded: Seeded::new(seed), homes: BTreeMap::new(), down: Vec::new() };
+    let mut storm = Storm {
+        seeded: Seeded::new(seed),
+        homes: BTreeMap::new(),
+        down: Vec::new(),
+        refusing: Refusing::default(),
+    };
+    let refusing = Arc::clone(&storm.refusing);
     for id in 1..=VOTERS {
         let fs = SimFs::new(seed * 100 + id as u64);
         fs.create_dir_all(Path::new("/data")).unwrap();
         fs.sync_dir(Path::new("/")).unwrap();
-        let home = Arc::new(Home { fs: Mutex::new(fs), history: Arc::clone(&history) });
+        let refusing = Arc::clone(&refusing);
+        let home = Home { fs: Mutex::new(fs), history: Arc::clone(&history), refusing };
+        let home = Arc::new(home);
         storm.homes.insert(id, Arc::clone(&home));
         sim.host(name(id), move || voter(id, Arc::clone(&home)));
     }
     let fs = Mutex::new(SimFs::new(seed));
-    let home = Arc::new(Home { fs, history: Arc::clone(&history) });
+    let refusing = Arc::clone(&refusing);
+    let home = Arc::new(Home { fs, history: Arc::clone(&history), refusing });
     sim.host(name(OBSERVER), move || observer(Arc::clone(&home)));
+    (sim, storm, history)
+}
 
+fn one_seed(seed: u64) {
+    let (mut sim, mut storm, history) = world(seed);
     run(&mut sim, Duration::from_secs(3));
     while sim.elapsed() < UNREST {
         storm.strike(&mut sim);
@@ -374,6 +413,32 @@ fn one_seed(seed: u64) {
         history.proposed,
         sim.elapsed() - healed
     );
+}
+
+/// A broken connection to a leader whose address then refuses others is enough: nobody waits for the
+/// election timeout, whoever led or called whom before.
+#[test]
+fn a_killed_leader_is_succeeded_before_any_timeout() {
+    for seed in 1..=3 {
+        let (mut sim, mut storm, history) = world(seed);
+        run(&mut sim, Duration::from_secs(4));
+        for kill in 0..3 {
+            let led = history.lock().unwrap().leaders.values().next_back().copied();
+            let leader = led.expect("somebody leads").0;
+            storm.kill(&mut sim, leader);
+            let before = history.lock().unwrap().acknowledged.len();
+            let killed = sim.elapsed();
+            while history.lock().unwrap().acknowledged.len() == before {
+                run(&mut sim, TICK);
+                let took = sim.elapsed() - killed;
+                let limit = Duration::from_millis(700);
+                assert!(took < limit, "seed {seed}, kill {kill} of {leader}: nobody leads");
+            }
+            println!("seed {seed}, kill {kill} of {leader}: {:?}", sim.elapsed() - killed);
+            storm.raise(&mut sim);
+            run(&mut sim, Duration::from_secs(2));
+        }
+    }
 }
 
 #[test]

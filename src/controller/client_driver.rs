@@ -179,6 +179,12 @@ impl ControllerClient {
         Some((voter.id, self.client(voter)?))
     }
 
+    /// Whether so many controllers are gone, for certain, that the rest cannot elect an active one.
+    pub(super) async fn quorum_is_gone(&self) -> bool {
+        let source = &self.shared.source;
+        source.caller().majority_gone(&source.voters()).await
+    }
+
     fn client(&self, voter: &Voter) -> Option<Client> {
         let caller = self.shared.source.caller();
         let mut channels = self.shared.channels.lock().unwrap_or_else(PoisonError::into_inner);

@@ -109,6 +109,14 @@ impl Core {
         }
     }
 
+    /// The process of a broker that this controller's quorum member heard from at `heard`, before
+    /// it took office: it may have died or frozen together with the controller that led before.
+    pub fn heard_before(&mut self, broker: NodeId, heard: Mono, now: Now) {
+        if let Some(active) = &mut self.active {
+            active.sessions.heard_before(broker, heard, now.mono);
+        }
+    }
+
     /// With eligible leader replicas, `min.insync.replicas` must be known to the whole cluster.
     fn write_bootstrap(&self, draft: &mut Draft) {
         for record in &self.settings.bootstrap {

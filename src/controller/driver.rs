@@ -182,6 +182,11 @@ impl ControllerDriver {
         self.failed.clone()
     }
 
+    /// Stops at once: a proposal in flight cannot be committed any more.
+    pub fn abandon(self) {
+        self.task.abort();
+    }
+
     /// Stops after the proposal in flight, if any, or at once if that does not end soon.
     pub async fn shutdown(mut self) {
         // The task may have ended already.
@@ -302,10 +307,19 @@ impl Run {
         self.take_in_all();
         tracing::info!(epoch = now.epoch, "this node is the active controller");
         let mut draft = Draft::new(&self.image);
-        self.core.became_active(now.epoch, &mut draft, self.clock.now());
-        self.commit(now.epoch, draft, Vec::new()).await;
+        let at = self.clock.now();
+        // Only what stands still in this office keeps it from hearing brokers.
+        self.pulse.stood_still(at.mono);
+        self.core.became_active(now.epoch, &mut draft, at);
+        // A combined node's broker may have ended with its controller.
+        let predecessor = self.quorum.leader_heard();
+        if let Some((node, heard)) = predecessor {
+            self.core.heard_before(node, heard, at);
+        }
         // It ends with the sessions of this office at the latest.
-        tokio::spawn(lines_driver::muster(self.handle.clone()));
+        let predecessor = predecessor.map(|(node, _)| node);
+        tokio::spawn(lines_driver::muster(self.handle.clone(), predecessor));
+        self.commit(now.epoch, draft, Vec::new()).await;
     }
 
     /// Not the active controller: says who is.

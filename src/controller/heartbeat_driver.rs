@@ -24,9 +24,12 @@ const CAUGHT_UP_PAUSE: Duration = Duration::from_millis(10);
 /// Pause between heartbeats while a controlled shutdown is under way.
 const SHUTDOWN_PAUSE: Duration = Duration::from_millis(50);
 /// Pause before a controlled shutdown that was refused is asked for again.
-const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// A broker that wishes to stop does so without a controller that is silent for so long.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
+/// It does not wait for that if the quorum's processes have been gone for this time: one of them may
+/// be back soon.
+const GONE_AFTER: Duration = Duration::from_millis(500);
 /// A day that never comes, for calls that are bounded by something else.
 const FAR: Duration = Duration::from_secs(86_400);
 
@@ -57,7 +60,8 @@ impl Life {
     pub(super) async fn beat(&mut self) -> Ended {
         let mut search = Search::default();
         loop {
-            let far = Instant::now() + FAR;
+            let patience = if self.wished.borrow().shut_down { GONE_AFTER } else { FAR };
+            let far = Instant::now() + patience;
             let ended = match self.client.next_client(&mut search, far).await {
                 Some((controller, client)) => self.one_stream(controller, client).await,
                 None => Ended::Silent("no controller is known".to_owned()),
@@ -78,6 +82,12 @@ impl Life {
                 self.silent_since = None;
             } else if since.elapsed() >= SILENCE_MAX {
                 tracing::warn!("no controller answers: stopping without one");
+                return Ended::Granted;
+            } else if since.elapsed() >= GONE_AFTER && self.client.quorum_is_gone().await {
+                tracing::warn!(
+                    "a majority of the controllers is gone, and nobody can move leaders: stopping \
+                     without them"
+                );
                 return Ended::Granted;
             }
             self.client.pause(Instant::now() + self.settings.heartbeat_interval).await;
@@ -145,6 +155,7 @@ impl Life {
             }
         }
         self.silent_since = None;
+        self.answered.send_replace(Some(Instant::now()));
         self.dirs_are_told();
         let (shut_down, forced) = {
             let wishes = self.wished.borrow();

@@ -84,6 +84,7 @@ pub struct BrokerLifecycle {
     state: watch::Receiver<BrokerState>,
     epoch: watch::Receiver<i64>,
     told_dirs: watch::Receiver<Vec<Uuid>>,
+    answered: watch::Receiver<Option<Instant>>,
     wishes: watch::Sender<Wishes>,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -101,6 +102,7 @@ impl BrokerLifecycle {
         let (epoch_tx, epoch) = watch::channel(-1);
         let (wishes, wished) = watch::channel(Wishes::default());
         let (told_tx, told_dirs) = watch::channel(Vec::new());
+        let (answered_tx, answered) = watch::channel(None);
         let life = Life {
             settings,
             client,
@@ -109,13 +111,14 @@ impl BrokerLifecycle {
             state: state_tx,
             epoch: epoch_tx,
             told_dirs: told_tx,
+            answered: answered_tx,
             caught_up: false,
             fenced: false,
             silent_since: None,
             said: String::new(),
         };
         let task = Mutex::new(Some(tokio::spawn(life.run())));
-        Self { state, epoch, told_dirs, wishes, task }
+        Self { state, epoch, told_dirs, answered, wishes, task }
     }
 
     /// Follows the state.
@@ -154,6 +157,12 @@ impl BrokerLifecycle {
     #[must_use]
     pub fn told_offline_dirs(&self) -> watch::Receiver<Vec<Uuid>> {
         self.told_dirs.clone()
+    }
+
+    /// Follows when the active controller last answered a heartbeat; `None` before the first.
+    #[must_use]
+    pub fn answered(&self) -> watch::Receiver<Option<Instant>> {
+        self.answered.clone()
     }
 
     /// These log directories take no new replicas (KIP-1066). Not said before the first call.
@@ -216,6 +225,7 @@ pub(super) struct Life {
     pub(super) state: watch::Sender<BrokerState>,
     pub(super) epoch: watch::Sender<i64>,
     pub(super) told_dirs: watch::Sender<Vec<Uuid>>,
+    pub(super) answered: watch::Sender<Option<Instant>>,
     /// The controller has said that this registration caught up.
     pub(super) caught_up: bool,
     /// The controller has fenced this broker after it had let it in.

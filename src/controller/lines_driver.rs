@@ -84,8 +84,14 @@ pub(super) async fn lost(controller: ControllerHandle, broker: NodeId, epoch: i6
 }
 
 /// To be called when this node became the active controller: what it does not know is which of the
-/// brokers died with its predecessor.
-pub(super) async fn muster(controller: ControllerHandle) {
+/// brokers died with its predecessor. First of all the broker in the predecessor's own process: that
+/// it refuses connections as the quorum lost its controller leaves no doubt.
+pub(super) async fn muster(controller: ControllerHandle, predecessor: Option<NodeId>) {
+    let image = controller.image();
+    let same = predecessor.and_then(|id| image.brokers().get(id)).filter(|b| !b.fenced);
+    if let Some(b) = same.filter(|b| !controller.lines().is_up(b.id, b.epoch)) {
+        tokio::spawn(look_after(controller.clone(), b.id, b.epoch));
+    }
     tokio::time::sleep(OFFICE_GRACE).await;
     let image = controller.image();
     for b in image.brokers().alive() {

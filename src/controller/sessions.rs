@@ -109,6 +109,18 @@ impl Sessions {
         }
     }
 
+    /// The process of `broker` was last heard of at `heard`, by another way than its heartbeats and
+    /// before this controller took office: its session lasts since then. Half a session is left to
+    /// it in any case, to find its new controller.
+    pub(super) fn heard_before(&mut self, broker: NodeId, heard: Mono, now: Mono) {
+        let half = Mono::default().after_ms(self.timeout_ms / 2);
+        let earliest = Mono(now.0.saturating_sub(half.0));
+        let contact = self.by_broker.get_mut(&broker).and_then(|s| s.contact.as_mut());
+        if let Some(contact) = contact {
+            *contact = heard.max(earliest).min(*contact);
+        }
+    }
+
     /// The connection of this incarnation broke.
     pub(super) fn disconnected(&mut self, broker: NodeId, epoch: i64) {
         if let Some(s) = self.by_broker.get_mut(&broker).filter(|s| s.epoch == epoch) {
@@ -246,6 +258,24 @@ mod tests {
         assert_eq!(s.first_expired(ms(29_000)), Some((NODE, 5)));
         s.end(NODE);
         assert_eq!(s.next_end(), Mono::NEVER, "what has ended does not begin again");
+    }
+
+    #[test]
+    fn what_is_known_of_a_process_counts_in_the_next_office() {
+        let mut s = sessions();
+        for id in 1..=3 {
+            s.touch(NodeId(id), 5, said(7), ms(10_000));
+        }
+        s.heard_before(NODE, ms(8_000), ms(10_000));
+        s.heard_before(NodeId(2), ms(0), ms(10_000));
+        s.heard_before(NodeId(3), ms(11_000), ms(10_000));
+        s.heard_before(NodeId(4), ms(0), ms(10_000));
+        assert_eq!(s.first_expired(ms(14_500)), Some((NodeId(2), 5)), "half a session is left");
+        s.end(NodeId(2));
+        assert_eq!(s.first_expired(ms(16_999)), None);
+        assert_eq!(s.first_expired(ms(17_000)), Some((NODE, 5)));
+        s.touch(NODE, 5, said(7), ms(10_100));
+        assert_eq!(s.next_end(), ms(19_000), "no session is made longer");
     }
 
     #[test]

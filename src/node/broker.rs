@@ -35,6 +35,7 @@ use crate::{
     quorum::{MetadataSource, Subscription},
     replica::{
         cleaner_driver::{CleanerDriver, CleanerSettings},
+        cut_off_driver,
         fetch_driver::{FetchTerms, Fetchers},
         fetch_frames::FetchSize,
         isr_driver::IsrDriver,
@@ -157,6 +158,10 @@ pub(crate) async fn start(
     let timeout_max_ms = i64::from(config.transaction.max_timeout_ms);
     let (table, ending) = (Arc::clone(&replicas), stopping.clone());
     late_txns_driver::start(&mut tasks, table, timeout_max_ms, ending);
+    let answered = broker.lifecycle.answered();
+    let session = u64::try_from(config.cluster.session_timeout_ms).unwrap_or(0);
+    let (table, session) = (Arc::clone(&replicas), Duration::from_millis(session));
+    cut_off_driver::start(&mut tasks, table, answered, session, stopping.clone());
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);

@@ -3,12 +3,13 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
+    base::ErrorCode,
     controller::BrokerState,
     node::{
         boot::{RunningNode, Signals},
         broker::RunningBroker,
     },
-    replica::upkeep_driver,
+    replica::{table::ReplicaTable, upkeep_driver},
     server::Broker,
 };
 
@@ -16,6 +17,9 @@ use crate::{
 const LEADERS_MOVE_MAX: Duration = Duration::from_secs(10);
 /// Requests under way may take so long to finish.
 const IN_FLIGHT_MAX: Duration = Duration::from_secs(5);
+
+/// Within this time followers confirm what they confirm at all.
+const COMMITTED_MAX: Duration = Duration::from_millis(200);
 
 /// Requests to a controller may take so long: while a leader waits, nobody decides.
 const CONTROLLER_CLIENTS_MAX: Duration = Duration::from_millis(500);
@@ -32,10 +36,15 @@ pub(crate) async fn stop(node: RunningNode, signals: &mut Signals) {
     }
     if let Some(controller) = node.controller {
         drop(controller.registration);
-        for clients in controller.clients {
-            clients.stop(CONTROLLER_CLIENTS_MAX).await;
+        // While this one leads and does not decide, nobody does.
+        if controller.quorum.hand_over().await {
+            for clients in controller.clients {
+                clients.stop(CONTROLLER_CLIENTS_MAX).await;
+            }
+            controller.driver.shutdown().await;
+        } else {
+            controller.driver.abandon();
         }
-        controller.driver.shutdown().await;
         controller.quorum.shutdown().await;
         for listener in controller.listeners {
             listener.shutdown().await;
@@ -49,8 +58,14 @@ async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
     if broker.settings.cluster.controlled_shutdown {
         leave(&broker, signals).await;
     }
-    for listener in listeners {
-        listener.stop(IN_FLIGHT_MAX).await;
+    let replicas = Arc::clone(&broker.replicas);
+    tokio::select! {
+        () = async {
+            for listener in listeners {
+                listener.stop(IN_FLIGHT_MAX).await;
+            }
+        } => {}
+        () = turn_away(&replicas) => {}
     }
     broker.groups.stop();
     broker.transactions.stop();
@@ -62,7 +77,6 @@ async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
     }
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
-    let replicas = Arc::clone(&broker.replicas);
     let closed = tokio::task::spawn_blocking(move || {
         cleaner.stop();
         upkeep_driver::close_clean(&replicas, epoch);
@@ -70,6 +84,17 @@ async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
     .await;
     if let Err(e) = closed {
         tracing::error!("the logs were not closed cleanly: {e}");
+    }
+}
+
+/// Nobody moved the leaders of partitions that this broker leads still, and their followers may be
+/// gone: producers that wait for them are sent elsewhere. Never ends.
+async fn turn_away(replicas: &ReplicaTable) {
+    loop {
+        tokio::time::sleep(COMMITTED_MAX).await;
+        for slot in replicas.all() {
+            slot.lock().dismiss(ErrorCode::NotLeaderOrFollower);
+        }
     }
 }
 

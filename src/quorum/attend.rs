@@ -4,15 +4,18 @@
 //! the same, or have waited for the timeouts, to grant them. Uses `base`, `pb`.
 
 use std::{
-    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use openraft::{
-    ServerState, async_runtime::watch::WatchReceiver as _, raft::TransferLeaderRequest,
+    ServerState, async_runtime::watch::WatchReceiver as _, metrics::RaftServerMetrics,
+    raft::TransferLeaderRequest,
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout},
+};
 use tonic::Status;
 
 use super::{
@@ -20,38 +23,72 @@ use super::{
     network::{Caller, NOT_LEADER},
     peers::Peers,
     settings::{QuorumTimeouts, Voter},
-    types::Vote,
+    types::{TypeConfig, Vote},
 };
 use crate::{
-    base::NodeId,
+    base::{Mono, NodeId, ports::Clock},
     pb::quorum::{self as pb, raft_client::RaftClient},
 };
 
-/// A leader whose stream broke is dialled for so long.
-const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pause before the next stream to a leader that lives.
 const AGAIN: Duration = Duration::from_millis(20);
 /// Followers ask for votes one after the other, so far apart, lest they split the votes: longer
 /// than an election takes on a slow disk.
 const STAGGER: Duration = Duration::from_millis(150);
-/// Time for an election to end before the same follower asks again.
+/// Whether the others would vote for it is asked so often: they may notice later. The question alone
+/// changes nothing.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+/// Time for an election to end before the same follower begins another: the votes may be split.
 const ROUND: Duration = Duration::from_millis(400);
-/// So often: the others may notice later, or the votes were split.
-const ROUNDS: usize = 4;
+/// After this the timeouts are left to decide.
+const CAMPAIGN: Duration = Duration::from_millis(1600);
 
 /// When this member last said yes to another that asked for its vote, or whether it would get it.
 #[derive(Debug, Default)]
-pub(crate) struct Granted(Mutex<Option<Instant>>);
+pub(crate) struct Granted {
+    at: Mutex<Option<Instant>>,
+    /// Wakes who waits for its turn: another one asked in vain, whose log is behind this one's.
+    overtaken: Notify,
+}
 
 impl Granted {
     /// It said yes just now.
     pub(crate) fn note(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// It said no to one that has less of the log, and that nobody who has as much can elect.
+    pub(crate) fn overtook(&self) {
+        self.overtaken.notify_waiters();
     }
 
     fn lately(&self) -> bool {
-        let at = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = *self.at.lock().unwrap_or_else(PoisonError::into_inner);
         at.is_some_and(|at| at.elapsed() < ROUND)
+    }
+}
+
+/// The other member that this one last took the log from as its leader, and when.
+#[derive(Debug)]
+pub(crate) struct LeaderHeard {
+    clock: Arc<dyn Clock>,
+    last: Mutex<Option<(NodeId, Mono)>>,
+}
+
+impl LeaderHeard {
+    pub(crate) fn new(clock: Arc<dyn Clock>) -> Self {
+        Self { clock, last: Mutex::default() }
+    }
+
+    /// An append of `leader` was taken just now.
+    pub(crate) fn note(&self, leader: NodeId) {
+        let now = self.clock.now().mono;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((leader, now));
+    }
+
+    /// The last of them.
+    pub(crate) fn last(&self) -> Option<(NodeId, Mono)> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,8 +115,7 @@ impl LeaderWatch {
     pub(crate) async fn run(self) {
         let mut metrics = self.raft.server_metrics();
         loop {
-            let vote = metrics.borrow_and_update().vote;
-            let leader = vote.leader_id.voted_for;
+            let (vote, leader) = self.look(&metrics.borrow_and_update());
             let known = self.peers.address(leader).filter(|_| vote.committed);
             let Some(voter) = known.filter(|_| leader != self.node_id && vote.leader_id.term > 0)
             else {
@@ -105,6 +141,16 @@ impl LeaderWatch {
         }
     }
 
+    /// The vote, and whom it is for: a leader whose address the log names. This member may never
+    /// have called it.
+    fn look(&self, m: &RaftServerMetrics<TypeConfig>) -> (Vote, NodeId) {
+        let leader = m.vote.leader_id.voted_for;
+        if let Some(node) = m.membership_config.membership().get_node(&leader) {
+            self.peers.learn(leader, node);
+        }
+        (m.vote, leader)
+    }
+
     /// Holds a stream open to the leader for as long as it leads.
     async fn attend(&self, leader: &Voter, vote: Vote) -> Fate {
         let Some((channel, directory)) = self.peers.channel(leader.id) else {
@@ -121,10 +167,9 @@ impl LeaderWatch {
         if why.as_ref().is_some_and(not_leader) {
             return Fate::Gone;
         }
-        let dial = self.caller.dial(leader.authority());
-        match timeout(DIAL_TIMEOUT, dial).await {
-            Ok(Err(e)) if e.kind() == io::ErrorKind::ConnectionRefused => Fate::Gone,
-            _ => Fate::Unknown,
+        match self.caller.refuses(leader.authority()).await {
+            true => Fate::Gone,
+            false => Fate::Unknown,
         }
     }
 
@@ -138,23 +183,35 @@ impl LeaderWatch {
             return;
         }
         let turn = STAGGER * self.turn(leader);
-        tokio::time::sleep(turn).await;
-        for round in 0..ROUNDS {
+        tokio::select! {
+            () = tokio::time::sleep(turn) => {}
+            () = self.granted.overtaken.notified() => {}
+        }
+        let give_up = Instant::now() + CAMPAIGN;
+        let (mut asked, mut seen) = (false, (vote, Instant::now()));
+        while Instant::now() < give_up {
             let (now, state) = {
                 let metrics = self.raft.server_metrics();
                 let now = metrics.borrow_watched();
                 (now.vote, now.state)
             };
             let led = state == ServerState::Leader || (now.committed && now != vote);
-            // Before its own first, a change is another's election, as of the leader's successor.
-            if led || (round == 0 && now != vote) {
+            // Before it asked itself, a change is another's election, as of the leader's successor.
+            if led || (!asked && now != vote) {
                 return;
             }
-            // Another follower's election may be under way.
-            if !self.granted.lately() && self.raft.trigger().elect(true).await.is_err() {
-                return;
+            if now != seen.0 {
+                seen = (now, Instant::now());
             }
-            tokio::time::sleep(ROUND + turn).await;
+            let election = now != vote && seen.1.elapsed() < ROUND + turn;
+            // Another follower's election may be under way, or is about to be.
+            if !election && !self.granted.lately() {
+                asked = true;
+                if self.raft.trigger().elect(true).await.is_err() {
+                    return;
+                }
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
         }
     }
 

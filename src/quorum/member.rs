@@ -2,7 +2,10 @@
 //! checkpoints made, proposes, describes, stops. Uses `base`, `log`, `metadata`.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,11 +24,12 @@ use tokio::{
 use tonic::service::Routes;
 
 use super::{
-    attend::{Granted, LeaderWatch},
+    attend::{Granted, LeaderHeard, LeaderWatch},
     checkpoint::CheckpointDir,
     disk::Disk,
     doorman::Doorman,
     enrol::Enrolment,
+    handover::Handover,
     image_keeper::{Beside, ImageKeeper},
     log_store::{LogStore, WriterThread},
     machine::{Beginning, Growth, Machine, Raft},
@@ -44,14 +48,11 @@ use super::{
     voters::VoterChanges,
 };
 use crate::{
-    base::{LeaderEpoch, NodeId, limits::METADATA_BATCH_BYTES_MAX, ports::Clock},
+    base::{LeaderEpoch, Mono, NodeId, limits::METADATA_BATCH_BYTES_MAX, ports::Clock},
     log::LogDir,
     metadata::{Image, Position, Record, record::encode_batch},
     pb::quorum::{observers_server::ObserversServer, raft_server::RaftServer},
 };
-
-/// A leader that shuts down waits so long for another to take over.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A running voter.
 #[derive(Debug)]
@@ -67,9 +68,11 @@ pub struct Quorum {
     caller: Caller,
     changes: Arc<VoterChanges>,
     granted: Arc<Granted>,
+    heard: Arc<LeaderHeard>,
     leadership: watch::Receiver<Leadership>,
     /// The last entry of the log when this member began.
     began: Position,
+    handed_over: AtomicBool,
     running: Mutex<Option<Running>>,
 }
 
@@ -199,6 +202,7 @@ impl Quorum {
             listener_name: settings.listener_name.clone(),
             one: Arc::new(AsyncMutex::new(())),
         });
+        let heard = Arc::new(LeaderHeard::new(Arc::clone(&clock)));
         let quorum = Self {
             doorman: Doorman::new(&settings.cluster_id, settings.directory_id),
             settings,
@@ -211,8 +215,10 @@ impl Quorum {
             caller,
             changes,
             granted: Arc::default(),
+            heard,
             leadership,
             began,
+            handed_over: AtomicBool::new(false),
             running: Mutex::default(),
         };
         let (place, store) = (found.place, found.store);
@@ -287,6 +293,7 @@ impl Quorum {
             checkpoints: Arc::clone(&self.checkpoints),
             changes: Arc::clone(&self.changes),
             granted: Arc::clone(&self.granted),
+            heard: Arc::clone(&self.heard),
         };
         let feed = Feed {
             log: self.log.clone(),
@@ -395,6 +402,13 @@ impl Quorum {
         }
     }
 
+    /// The other member that this one last took the log from as its leader, and when: its
+    /// predecessor, if it leads now.
+    #[must_use]
+    pub fn leader_heard(&self) -> Option<(NodeId, Mono)> {
+        self.heard.last()
+    }
+
     /// The quorum as this member sees it. What followers have is known to the leader only.
     #[must_use]
     pub fn describe(&self) -> QuorumDescription {
@@ -450,36 +464,28 @@ impl Quorum {
         self.roster.describe(id).unwrap_or(unknown)
     }
 
-    /// Hands leadership over if there is another voter to take it, then stops.
+    /// Hands leadership over if there is another voter to take it: to be called before
+    /// [`Quorum::shutdown`]. `false` if this member leads and nobody can take over, so that nothing
+    /// more may be committed.
+    pub async fn hand_over(&self) -> bool {
+        self.handed_over.store(true, Ordering::Relaxed);
+        let (raft, node_id) = (&self.raft.0, self.settings.node_id);
+        Handover { raft, node_id, caller: &self.caller, changes: &self.changes }.run().await
+    }
+
+    /// Hands leadership over, unless that was tried, and stops.
     pub async fn shutdown(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut running) = running else { return };
-        self.hand_over().await;
+        if !self.handed_over.load(Ordering::Relaxed) {
+            self.hand_over().await;
+        }
         if let Err(e) = self.raft.0.shutdown().await {
             tracing::error!("the metadata quorum member did not stop well: {e}");
         }
         running.tasks.shutdown().await;
         running.writer.stop().await;
         self.publisher.close();
-    }
-
-    async fn hand_over(&self) {
-        let successor = {
-            let metrics = self.raft.0.metrics();
-            let now = metrics.borrow_watched();
-            let followers = now.replication.iter().flatten();
-            let others = followers.filter(|(id, _)| **id != self.settings.node_id);
-            let best = others.max_by_key(|(_, matched)| **matched);
-            best.filter(|_| now.state == ServerState::Leader).map(|(id, _)| *id)
-        };
-        let Some(to) = successor else { return };
-        if self.raft.0.trigger().transfer_leader(to).await.is_err() {
-            return;
-        }
-        let wait = self.raft.0.wait(Some(TRANSFER_TIMEOUT));
-        if wait.metrics(|m| m.state != ServerState::Leader, "handed over").await.is_err() {
-            tracing::warn!(successor = to.0, "no other controller took over in time");
-        }
     }
 }
 

@@ -16,6 +16,7 @@ mod disk;
 mod doorman;
 mod enrol;
 mod entry;
+mod handover;
 mod image_keeper;
 mod image_store;
 mod listener;

@@ -26,7 +26,7 @@ use super::{
     dial::{self, Connection, Dial},
     entry,
     peers::Peers,
-    settings::QuorumTimeouts,
+    settings::{QuorumTimeouts, Voter},
     types::{self, BadMessage, Peer, RaftCheckpoint, TypeConfig, Vote},
 };
 use crate::{
@@ -37,6 +37,8 @@ use crate::{
 /// Largest message of a peer, in bytes: one append is cut at [`super::log_store::READ_BYTES_MAX`]
 /// unless a single batch is larger.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// A controller that may be gone is dialled for so long.
+const DIAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Bytes of a checkpoint in one part.
 pub(crate) const PART_BYTES: usize = 256 * 1024;
 
@@ -92,6 +94,20 @@ impl Caller {
         authority: String,
     ) -> BoxFuture<'static, std::io::Result<Box<dyn Connection>>> {
         self.dial.dial(authority)
+    }
+
+    /// Whether `authority` refuses connections: its process is gone. Silence proves nothing.
+    pub(crate) async fn refuses(&self, authority: String) -> bool {
+        let dialled = tokio::time::timeout(DIAL_TIMEOUT, self.dial(authority)).await;
+        matches!(dialled, Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused)
+    }
+
+    /// Whether the processes of so many of `voters` are gone that the rest cannot elect a leader.
+    pub async fn majority_gone(&self, voters: &[Voter]) -> bool {
+        let others = voters.iter().filter(|v| v.id != self.node_id);
+        let dials = others.map(|v| self.refuses(v.authority()));
+        let gone = futures::future::join_all(dials).await.into_iter().filter(|gone| *gone).count();
+        !voters.is_empty() && voters.len() - gone <= voters.len() / 2
     }
 
     /// `message` with the caller's name on it, and the directory that the called node must have

@@ -15,7 +15,7 @@ use openraft::{
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
-    attend::Granted,
+    attend::{Granted, LeaderHeard},
     checkpoint::{CheckpointDir, Incoming},
     doorman::Doorman,
     entry,
@@ -51,6 +51,7 @@ pub(crate) struct RaftService {
     pub(crate) checkpoints: Arc<CheckpointDir>,
     pub(crate) changes: Arc<VoterChanges>,
     pub(crate) granted: Arc<Granted>,
+    pub(crate) heard: Arc<LeaderHeard>,
 }
 
 impl RaftService {
@@ -128,8 +129,13 @@ impl raft_server::Raft for RaftService {
         request: Request<pb::VoteRequest>,
     ) -> Result<Response<pb::VoteReply>, Status> {
         self.admit(request.metadata())?;
-        let answer = self.raft.pre_vote(vote_request(request.into_inner())?).await;
-        Ok(self.voted(&answer.map_err(stopped)?))
+        let request = vote_request(request.into_inner())?;
+        let has = request.last_log_id;
+        let answer = self.raft.pre_vote(request).await.map_err(stopped)?;
+        if !answer.vote_granted && answer.last_log_id > has {
+            self.granted.overtook();
+        }
+        Ok(self.voted(&answer))
     }
 
     async fn append(
@@ -137,8 +143,13 @@ impl raft_server::Raft for RaftService {
         request: Request<pb::AppendRequest>,
     ) -> Result<Response<pb::AppendReply>, Status> {
         self.admit(request.metadata())?;
-        let answer = self.raft.append_entries(append_request(request.into_inner())?).await;
-        Ok(append_reply(answer.map_err(stopped)?))
+        let request = append_request(request.into_inner())?;
+        let leader = request.vote.leader_id.voted_for;
+        let answer = self.raft.append_entries(request).await.map_err(stopped)?;
+        if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+            self.heard.note(leader);
+        }
+        Ok(append_reply(answer))
     }
 
     async fn install_checkpoint(

@@ -455,6 +455,15 @@ impl Leader {
         self.remotes.iter().any(lags)
     }
 
+    /// Whether the high watermark waits for followers, and each of them has been silent for longer
+    /// than `silence`.
+    #[must_use]
+    pub fn hears_nobody(&self, now: Mono, silence: Duration) -> bool {
+        let mut others = self.remotes.iter().filter(|r| self.isr.contains(&r.id)).peekable();
+        let silent = |r: &Remote| r.fetched.is_none_or(|at| now.since(at) > silence);
+        others.peek().is_some() && others.all(silent)
+    }
+
     /// Whether somebody looks again when time has passed.
     #[must_use]
     pub fn is_watched(&self) -> bool {

@@ -178,3 +178,16 @@ fn a_new_epoch_forgets_times_and_a_new_office_forgets_offsets() {
     assert_eq!(leader.answered(&proposal, Ok(done)), IsrNext::Committed(3));
     assert_eq!(leader.propose(3, &when(&all, 12, 0, 200)), None);
 }
+
+#[test]
+fn a_leader_that_hears_none_of_those_it_waits_for() {
+    let mut leader = Leader::new(ME, &registered(&[1, 2, 3], 5), 100, at(0));
+    let silence = Duration::from_secs(3);
+    assert!(!leader.hears_nobody(at(2), silence), "an office begins with everybody heard");
+    fetch(&mut leader, 3, 90, 100, 4);
+    assert!(!leader.hears_nobody(at(7), silence), "one is enough");
+    assert!(leader.hears_nobody(at(8), silence));
+    let mut alone = Leader::new(ME, &registered(&[1], 5), 100, at(0));
+    fetch(&mut alone, 2, 100, 100, 0);
+    assert!(!alone.hears_nobody(at(60), silence), "it waits for nobody");
+}

@@ -6,6 +6,7 @@ mod answer;
 pub mod bell;
 pub mod brokers;
 pub mod cleaner_driver;
+pub mod cut_off_driver;
 pub mod dirs;
 pub mod fetch_driver;
 pub mod fetch_frames;

@@ -1,6 +1,8 @@
 //! A partition as its leader: taking office, appending what producers send, serving followers, the
 //! high watermark and the in-sync replicas (`Partition.scala`).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{
@@ -342,6 +344,13 @@ impl Partition {
         let lags = leader.lags(&standing);
         leader.set_watched(lags);
         lags
+    }
+
+    /// Whether somebody waits for followers none of which has fetched for `silence`.
+    #[must_use]
+    pub fn waits_in_vain(&self, now: Mono, silence: Duration) -> bool {
+        let silent = || self.leader().is_some_and(|l| l.hears_nobody(now, silence));
+        !self.committed.is_empty() && silent()
     }
 
     /// The replica in `rack` that a consumer at `offset` should rather read from (KIP-392,

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use crate::{
     base::{ErrorCode, NodeId, Uuid},
     config::ServerConfig,
+    controller::ClientError,
     metadata::Image,
     pb::controller::{DeleteTopics, SubmitReply, submit_reply::Reply, submit_request::Command},
     server::context::{Admin, Broker, NodeAddress, Role},
@@ -70,18 +71,28 @@ pub(crate) fn limit(timeout_ms: i32) -> Duration {
     Duration::from_millis(u64::try_from(timeout_ms).unwrap_or(0).max(100))
 }
 
+/// Why a command has no answer, as a client is told.
+fn unanswered(e: &ClientError) -> ErrorCode {
+    match e {
+        ClientError::Timeout { .. } => ErrorCode::RequestTimedOut,
+        // An older controller, while versions are rolled out.
+        ClientError::Incompatible(_) => ErrorCode::UnsupportedVersion,
+    }
+}
+
 impl Broker {
     /// Has the active controller carry out `command`, and waits until this broker's image shows
     /// what it did, so that the client's next question is answered from it.
     ///
     /// # Errors
-    /// `RequestTimedOut` after `timeout_ms`, or what the controller says of the whole command.
+    /// `RequestTimedOut` after `timeout_ms`, `UnsupportedVersion` if the controller does not know the
+    /// command, or what the controller says of the whole command.
     pub(crate) async fn submit(&self, command: Command, timeout_ms: i32) -> Result<Reply, Failure> {
         let reply = self
             .controller
             .submit(command, limit(timeout_ms))
             .await
-            .map_err(|e| Failure::new(ErrorCode::RequestTimedOut, e.to_string()))?;
+            .map_err(|e| Failure::new(unanswered(&e), e.to_string()))?;
         let (offset, reply) = settled(reply)?;
         self.published_past(offset).await;
         Ok(reply)

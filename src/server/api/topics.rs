@@ -138,6 +138,9 @@ pub(crate) async fn delete_topics(
                 Some(id) => _ = found.insert(id, name),
                 None => refuse(ErrorCode::UnknownTopicOrPartition, None),
             },
+            None if id.is_zero() => {
+                refuse(ErrorCode::InvalidRequest, Some("Neither topic name nor id were specified."))
+            }
             None if image.topics().by_id(id).is_some() => {
                 if found.insert(id, image.topics().by_id(id).map(|t| t.name.to_string())).is_some()
                 {
