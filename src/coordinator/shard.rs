@@ -13,35 +13,35 @@ use std::{
 use super::{
     calls::{
         Call, CommitCall, CommitReply, DeleteOffsetsCall, DeleteOffsetsReply, DescribedGroup,
-        Effect, FetchCall, JoinCall, JoinReply, LeaveCall, LeaveReply, ListedGroup, Reply,
-        SyncReply, Ticket, Token,
+        Effect, FetchCall, FetchReply, JoinCall, JoinReply, LeaveCall, LeaveReply, ListedGroup,
+        Reply, SyncReply, Ticket, Token,
     },
+    consumer_groups::{self, ConsumerGroups, Groups},
     group_classic::ClassicGroup,
     offsets::{self, Offsets},
     ports::Appended,
     records::{GroupMetadata, Record},
     settings::Settings,
-    turn::{Then, Turn, append_error},
+    turn::{Then, Turn, append_error, in_batches},
 };
 use crate::base::{ErrorCode, Mono, Now, Offset};
-
-/// Bytes of records that one append may hold, about; a larger decision becomes several appends.
-const APPEND_BYTES: usize = 512 * 1024;
-/// What a record costs beside its names, about.
-const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// One shard.
 #[derive(Debug)]
 pub struct Shard {
-    settings: Arc<Settings>,
-    groups: BTreeMap<Arc<str>, ClassicGroup>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) groups: BTreeMap<Arc<str>, ClassicGroup>,
+    pub(super) consumers: ConsumerGroups,
+    /// Consumer groups that become classic ones when their records are written, and whether these
+    /// then rebalance.
+    pub(super) converting: BTreeMap<Arc<str>, (ClassicGroup, bool)>,
     /// As last written.
-    offsets: Offsets,
+    pub(super) offsets: Offsets,
     /// Asked of the driver, without a result yet.
     writing: BTreeMap<Ticket, Write>,
     next_ticket: Ticket,
     /// Written, above the high watermark; ascending by offset.
-    pending: VecDeque<Pending>,
+    pub(super) pending: VecDeque<Pending>,
     /// When to wake which group.
     wakes: BTreeSet<(Mono, Arc<str>)>,
     /// When to look for what has expired.
@@ -57,15 +57,17 @@ struct Write {
 }
 
 #[derive(Debug)]
-struct Pending {
+pub(super) struct Pending {
     last_offset: Offset,
     /// The offsets before it.
     before: Offsets,
+    /// The consumer groups before it.
+    pub(super) groups_before: Groups,
     /// When `then` and `reads` fail.
-    deadline: Mono,
+    pub(super) deadline: Mono,
     then: Then,
     /// Fetches that have seen it and are answered with it.
-    reads: Vec<(Token, Reply)>,
+    pub(super) reads: Vec<(Token, Reply)>,
 }
 
 impl Shard {
@@ -75,6 +77,8 @@ impl Shard {
         Self {
             settings,
             groups: BTreeMap::new(),
+            consumers: ConsumerGroups::new(),
+            converting: BTreeMap::new(),
             offsets: Offsets::default(),
             writing: BTreeMap::new(),
             next_ticket: 0,
@@ -89,6 +93,7 @@ impl Shard {
     /// Takes a record of the log, in the log's order.
     pub fn replay(&mut self, record: &Record, now: Now) {
         if let Record::Group { group, value: Some(value) } = record {
+            self.consumers.remove(group);
             let loaded = ClassicGroup::from_record(group.clone(), value, now);
             self.groups.insert(group.clone(), loaded);
         } else {
@@ -124,6 +129,7 @@ impl Shard {
             for id in ids {
                 shard.arm(&id);
             }
+            shard.consumers_loaded(turn);
         });
     }
 
@@ -132,6 +138,8 @@ impl Shard {
     /// Takes a call. Its reply is an effect of this or of a later step, and names `token`.
     pub fn handle(&mut self, token: Token, call: Call, now: Now, out: &mut Vec<Effect>) {
         self.turn(now, out, |shard, turn| match call {
+            Call::ConsumerHeartbeat(call) => shard.consumer_heartbeat(token, &call, turn),
+            call if shard.is_for_consumers(&call) => shard.consumer_call(token, &call, turn),
             Call::Join(call) => shard.join(token, &call, turn),
             Call::Sync(call) => {
                 let unknown = Reply::Sync(SyncReply::error(ErrorCode::UnknownMemberId));
@@ -160,7 +168,9 @@ impl Shard {
 
     /// The groups that `keep` lets through, by id.
     pub fn list(&self, keep: impl Fn(&ListedGroup) -> bool) -> Vec<ListedGroup> {
-        self.groups.values().map(ClassicGroup::list).filter(|g| keep(g)).collect()
+        let classic = self.groups.values().map(ClassicGroup::list);
+        let all = classic.chain(consumer_groups::list(self.committed_consumers()));
+        all.filter(|g| keep(g)).collect()
     }
 
     /// One group in full.
@@ -180,7 +190,7 @@ impl Shard {
     /// Groups, and offsets of all of them, for the log of the broker.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
-        (self.groups.len(), self.offsets.len())
+        (self.groups.len() + self.consumers.groups.len(), self.offsets.len())
     }
 
     // Appends.
@@ -196,7 +206,12 @@ impl Shard {
         let Some(write) = self.writing.remove(&ticket) else { return };
         self.turn(now, out, |shard, turn| match result {
             Ok(at) => shard.written(write, at, turn),
-            Err(error) => shard.settle(write.then, Err(error), turn),
+            Err(error) => {
+                for record in write.records.iter().chain(write.rest.iter().flat_map(|r| &**r)) {
+                    shard.converting.remove(record.group());
+                }
+                shard.settle(write.then, Err(error), turn);
+            }
         });
     }
 
@@ -215,6 +230,9 @@ impl Shard {
         }
         for record in &*write.records {
             self.apply(record, turn.now);
+            if matches!(record, Record::Group { value: Some(_), .. }) {
+                self.converted(record.group(), turn);
+            }
         }
         match self.pending.back_mut() {
             Some(above) if !committed => above.then = then,
@@ -226,8 +244,16 @@ impl Shard {
     }
 
     fn push_pending(&mut self, last_offset: Offset, deadline: Mono, then: Then) {
-        let before = self.offsets.clone();
-        self.pending.push_back(Pending { last_offset, before, deadline, then, reads: Vec::new() });
+        let (before, groups_before) = (self.offsets.clone(), self.consumers.groups.clone());
+        let reads = Vec::new();
+        self.pending.push_back(Pending {
+            last_offset,
+            before,
+            groups_before,
+            deadline,
+            then,
+            reads,
+        });
     }
 
     /// The high watermark rose to `high_watermark`.
@@ -306,12 +332,14 @@ impl Shard {
     fn apply(&mut self, record: &Record, now: Now) {
         match record {
             Record::Offset { group, topic, partition, value } => {
-                if value.is_some() && !self.groups.contains_key(group) {
+                let has = self.groups.contains_key(group) || self.consumers.has(group);
+                if value.is_some() && !has {
                     self.groups.insert(group.clone(), ClassicGroup::new(group.clone(), now));
                 }
                 self.offsets.replay(group, topic, *partition, value.as_ref());
             }
             Record::Group { value: Some(_), .. } => {}
+            Record::Consumer(record) => self.apply_consumer(record, now),
             // Offsets never stand without a group.
             Record::Group { group, value: None } if self.offsets.has(group) => {
                 self.groups.insert(group.clone(), ClassicGroup::new(group.clone(), now));
@@ -329,7 +357,8 @@ impl Shard {
     pub fn next_deadline(&self) -> Mono {
         let wake = self.wakes.first().map(|(at, _)| *at);
         let late = self.pending.iter().map(|p| p.deadline).min();
-        wake.into_iter().chain(late).fold(self.sweep_at, Mono::min)
+        let consumers = self.consumers.timers.next();
+        wake.into_iter().chain(late).chain([consumers]).fold(self.sweep_at, Mono::min)
     }
 
     /// Does all that is due.
@@ -343,6 +372,7 @@ impl Shard {
                 (group.wake_at, group.earliest) = (Mono::NEVER, group.next_deadline());
                 shard.arm(&id);
             }
+            shard.consumer_deadlines(turn);
             shard.fail_pending(now.mono, ErrorCode::RequestTimedOut, turn);
             if shard.sweep_at <= now.mono {
                 shard.sweep(turn);
@@ -351,7 +381,7 @@ impl Shard {
     }
 
     /// Sees to it that a group is woken for its earliest deadline.
-    fn arm(&mut self, id: &Arc<str>) {
+    pub(super) fn arm(&mut self, id: &Arc<str>) {
         let Some(group) = self.groups.get_mut(id) else { return };
         if group.earliest < group.wake_at {
             self.wakes.remove(&(group.wake_at, id.clone()));
@@ -372,6 +402,7 @@ impl Shard {
                 records.push(Record::Group { group: group.id.clone(), value: None });
             }
         }
+        self.sweep_consumers(turn, &mut records);
         if !records.is_empty() {
             turn.append(records, Then::Nothing);
         }
@@ -404,6 +435,7 @@ impl Shard {
             let unknown = JoinReply::error(call.member_id.clone(), ErrorCode::UnknownMemberId);
             return turn.reply(token, Reply::Join(unknown));
         }
+        let mut records = self.end_empty_consumer_group(&call.group);
         let make = || ClassicGroup::new(call.group.clone(), turn.now);
         let group = self.groups.entry(call.group.clone()).or_insert_with(make);
         group.join(token, call, turn);
@@ -417,7 +449,8 @@ impl Shard {
                 members: Vec::new(),
             };
             let record = Record::Group { group: call.group.clone(), value: Some(value) };
-            turn.append(vec![record], Then::Created { group: call.group.clone(), token });
+            records.push(record);
+            turn.append(records, Then::Created { group: call.group.clone(), token });
         }
         self.arm(&call.group);
     }
@@ -448,6 +481,7 @@ impl Shard {
     fn commit(&mut self, token: Token, call: &CommitCall, turn: &mut Turn<'_>) {
         let accepted = match self.groups.get_mut(&call.group) {
             Some(group) => group.accept_commit(call, turn),
+            None if self.consumers.has(&call.group) => self.consumers.accept_commit(call),
             // A client without membership; its group begins with its first offset.
             None if call.generation < 0 => Ok(()),
             None if call.knows_group_id_not_found => Err(ErrorCode::GroupIdNotFound),
@@ -466,6 +500,10 @@ impl Shard {
     }
 
     fn fetch(&mut self, token: Token, call: &FetchCall, turn: &mut Turn<'_>) {
+        if let Err(error) = consumer_groups::accept_fetch(self.committed_consumers(), call) {
+            let refused = FetchReply { error, topics: Vec::new() };
+            return turn.reply(token, Reply::Fetch(refused));
+        }
         match self.pending.back_mut() {
             Some(last) if call.require_stable => {
                 if last.deadline == Mono::NEVER {
@@ -484,7 +522,7 @@ impl Shard {
         let (mut records, mut codes) = (Vec::new(), Vec::new());
         for id in groups {
             let error = match self.groups.get(&id) {
-                None => ErrorCode::GroupIdNotFound,
+                None => self.delete_consumer_group(&id, &mut records),
                 Some(group) if !group.is_empty() => ErrorCode::NonEmptyGroup,
                 Some(_) => {
                     self.offsets.delete_group(&id, &mut records);
@@ -498,8 +536,7 @@ impl Shard {
     }
 
     fn delete_offsets(&mut self, token: Token, call: &DeleteOffsetsCall, turn: &mut Turn<'_>) {
-        let found = self.groups.get(&call.group).ok_or(ErrorCode::GroupIdNotFound);
-        match found.and_then(|g| g.accept_offset_delete().map(|()| g)) {
+        match self.offset_owner(&call.group) {
             Ok(group) => {
                 let (records, reply) = self.offsets.delete(call, group);
                 finish(records, token, Reply::DeleteOffsets(reply), turn);
@@ -512,7 +549,12 @@ impl Shard {
     }
 
     /// Runs `f` and makes effects of what it wants appended.
-    fn turn(&mut self, now: Now, out: &mut Vec<Effect>, f: impl FnOnce(&mut Self, &mut Turn<'_>)) {
+    pub(super) fn turn(
+        &mut self,
+        now: Now,
+        out: &mut Vec<Effect>,
+        f: impl FnOnce(&mut Self, &mut Turn<'_>),
+    ) {
         let settings = self.settings.clone();
         let mut turn = Turn { now, settings: &settings, out, appends: Vec::new() };
         f(self, &mut turn);
@@ -538,23 +580,4 @@ fn finish(records: Vec<Record>, token: Token, reply: Reply, turn: &mut Turn<'_>)
         true => turn.reply(token, reply),
         false => turn.append(records, Then::Replies(vec![(token, reply)])),
     }
-}
-
-/// Cuts `records` into runs that fit a batch.
-fn in_batches(records: Vec<Record>) -> VecDeque<Arc<[Record]>> {
-    let mut batches = VecDeque::new();
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    for record in records {
-        let size = RECORD_OVERHEAD_BYTES + record.len_about();
-        if bytes + size > APPEND_BYTES && !batch.is_empty() {
-            batches.push_back(std::mem::take(&mut batch).into());
-            bytes = 0;
-        }
-        bytes += size;
-        batch.push(record);
-    }
-    if !batch.is_empty() {
-        batches.push_back(batch.into());
-    }
-    batches
 }

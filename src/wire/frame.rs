@@ -98,6 +98,8 @@ apis! {
     DescribeCluster = 60, 0..=2, Some(0);
     DescribeProducers = 61, 0..=0, Some(0);
     UnregisterBroker = 64, 0..=0, Some(0);
+    ConsumerGroupHeartbeat = 68, 0..=1, Some(0);
+    ConsumerGroupDescribe = 69, 0..=1, Some(0);
     ListConfigResources = 74, 0..=1, Some(0);
     DescribeTopicPartitions = 75, 0..=0, Some(0);
     AddRaftVoter = 80, 0..=1, Some(0);

@@ -169,6 +169,8 @@ every_request! {
     metadata::DescribeClusterRequest,
     offsets::DescribeProducersRequest,
     cluster::UnregisterBrokerRequest,
+    consumer_groups::ConsumerGroupHeartbeatRequest,
+    consumer_groups::ConsumerGroupDescribeRequest,
     configs::ListConfigResourcesRequest,
     metadata::DescribeTopicPartitionsRequest,
     quorum::AddRaftVoterRequest,

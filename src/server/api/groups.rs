@@ -47,7 +47,7 @@ impl TopicNames for Names {
     }
 }
 
-fn client(caller: &Caller) -> Client {
+pub(crate) fn client(caller: &Caller) -> Client {
     Client { id: Arc::clone(&caller.client_id), host: Arc::clone(&caller.host) }
 }
 
