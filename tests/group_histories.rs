@@ -243,7 +243,13 @@ impl History {
         topics: Option<Vec<FetchTopic>>,
         require_stable: bool,
     ) -> Reply {
-        let call = FetchCall { group: group.into(), topics, require_stable };
+        let call = FetchCall {
+            group: group.into(),
+            member_id: None,
+            member_epoch: -1,
+            topics,
+            require_stable,
+        };
         let token = self.world.call(Call::Fetch(call));
         self.world.replies.iter().find(|(t, _)| *t == token).map(|(_, r)| r.clone()).unwrap()
     }

@@ -125,6 +125,8 @@ impl Story {
             "fetch" => {
                 let call = FetchCall {
                     group,
+                    member_id: None,
+                    member_epoch: -1,
                     topics: None,
                     require_stable: args.0.contains_key("stable"),
                 };
@@ -258,6 +260,7 @@ impl Story {
                 None => format!("offset {group} {topic}-{partition} gone"),
             },
             Record::Group { group, value: None } => format!("group {group} gone"),
+            Record::Consumer(record) => format!("consumer group {}", record.group),
             Record::Group { group, value: Some(v) } => {
                 let members = v.members.iter().map(|m| {
                     let share = String::from_utf8_lossy(&m.assignment).into_owned();
@@ -337,6 +340,7 @@ impl Story {
                     .flat_map(|(t, p)| p.iter().map(move |(p, e)| format!("{t}-{p} {}", e.name())));
                 format!("delete {} [{}]", r.error.name(), codes.collect::<Vec<_>>().join(", "))
             }
+            Reply::ConsumerHeartbeat(r) => format!("consumer heartbeat {}", r.error.name()),
             Reply::TopicsDeleted(error) => format!("topics deleted {}", error.name()),
             Reply::EndTxn(error) => format!("end {}", error.name()),
         }

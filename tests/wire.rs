@@ -10,8 +10,8 @@ use kafka_protocol::{
 use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
-        cluster, configs, fetch, group_offsets, groups, metadata, offsets, partitions, produce,
-        quorum, topics, txn, versions,
+        cluster, configs, consumer_groups, fetch, group_offsets, groups, metadata, offsets,
+        partitions, produce, quorum, topics, txn, versions,
     },
     frame::{self, ApiKey},
     sample::{Sample, Source, Visitor, every_request},
@@ -161,6 +161,8 @@ agree! {
     configs DescribeConfigsRequest DescribeConfigsResponse;
     configs IncrementalAlterConfigsRequest IncrementalAlterConfigsResponse;
     configs ListConfigResourcesRequest ListConfigResourcesResponse;
+    consumer_groups ConsumerGroupDescribeRequest ConsumerGroupDescribeResponse;
+    consumer_groups ConsumerGroupHeartbeatRequest ConsumerGroupHeartbeatResponse;
     fetch FetchRequest FetchResponse;
     group_offsets OffsetCommitRequest OffsetCommitResponse;
     group_offsets OffsetDeleteRequest OffsetDeleteResponse;

@@ -124,7 +124,7 @@ fn broker_entry(name: &str, layers: &Layers) -> ConfigEntry {
 
 /// The values of a server key and its synonyms in all layers, the strongest layer first; what
 /// stands before the first value of the key itself is left out, as Kafka does.
-fn layered(name: &str, layers: &Layers) -> Vec<Synonym> {
+pub(super) fn layered(name: &str, layers: &Layers) -> Vec<Synonym> {
     let base = load::split_listener_prefix(name).1;
     let names: Vec<&str> = match keys::server_synonyms(name) {
         [] if base == name => vec![name],

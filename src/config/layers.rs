@@ -22,6 +22,8 @@ pub enum ConfigSource {
     StaticBroker,
     /// The table.
     Default,
+    /// A setting of the group.
+    Group,
 }
 
 impl ConfigSource {
@@ -34,6 +36,7 @@ impl ConfigSource {
             Self::DynamicDefaultBroker => 3,
             Self::StaticBroker => 4,
             Self::Default => 5,
+            Self::Group => 8,
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod describe;
 pub mod docs;
 pub mod dynamic;
 pub mod endpoint;
+pub mod group;
 pub mod ignored;
 pub mod keys;
 mod keys_group;

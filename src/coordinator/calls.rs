@@ -6,9 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::records::Record;
+use super::{
+    calls_consumer::{ConsumerHeartbeatCall, ConsumerHeartbeatReply, Rebalance, Regexes},
+    records::Record,
+};
 use crate::{
     base::{ErrorCode, PartitionId, Uuid},
+    metadata::Image,
     replica::txn::{Origin, VerificationGuard},
 };
 
@@ -39,6 +43,8 @@ pub enum Call {
     Heartbeat(HeartbeatCall),
     /// LeaveGroup.
     Leave(LeaveCall),
+    /// ConsumerGroupHeartbeat.
+    ConsumerHeartbeat(Box<ConsumerHeartbeatCall>),
     /// OffsetCommit.
     Commit(CommitCall),
     /// OffsetFetch, one group of it.
@@ -246,6 +252,10 @@ pub struct CommitPartition {
 pub struct FetchCall {
     /// May be empty.
     pub group: Arc<str>,
+    /// The member that asks, by the version that says so.
+    pub member_id: Option<Arc<str>>,
+    /// The epoch it is at; -1 if it does not say.
+    pub member_epoch: i32,
     /// `None`: all that the group has.
     pub topics: Option<Vec<FetchTopic>>,
     /// Read what was written last and answer once that is committed (KIP-447).
@@ -283,6 +293,8 @@ pub enum Reply {
     Heartbeat(ErrorCode),
     /// To [`Call::Leave`].
     Leave(LeaveReply),
+    /// To [`Call::ConsumerHeartbeat`].
+    ConsumerHeartbeat(ConsumerHeartbeatReply),
     /// To [`Call::Commit`].
     Commit(CommitReply),
     /// To [`Call::Fetch`].
@@ -438,7 +450,7 @@ pub struct ListedGroup {
     pub protocol_type: Arc<str>,
     /// As Kafka spells it, such as `PreparingRebalance`.
     pub state: &'static str,
-    /// `classic`.
+    /// `classic` or `consumer`.
     pub group_type: &'static str,
 }
 
@@ -499,4 +511,18 @@ pub enum Effect {
         /// What to append.
         write: TxnWrite,
     },
+    /// Look up what these regular expressions stand for, by `topic_regex::resolve`, and tell the
+    /// shard by `Shard::regexes_resolved`, at any time.
+    ResolveRegexes {
+        /// The group that asks.
+        group: Arc<str>,
+        /// The member whose heartbeat was the occasion.
+        member: Arc<str>,
+        /// The expressions.
+        regexes: Regexes,
+        /// The metadata to look in.
+        image: Arc<Image>,
+    },
+    /// For the log of the broker: a group rebalances, and why.
+    Rebalance(Rebalance),
 }

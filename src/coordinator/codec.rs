@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::base::Uuid;
+
 /// The first value version with compact lengths and tags.
 const FLEXIBLE: i16 = 4;
 
@@ -85,6 +87,35 @@ impl Writer {
         self.0.extend_from_slice(s.as_bytes());
     }
 
+    pub(super) fn i8(&mut self, v: i8) {
+        self.0.extend_from_slice(&v.to_be_bytes());
+    }
+
+    /// The length of a compact array.
+    pub(super) fn compact_length(&mut self, len: usize) {
+        self.uvarint(u32::try_from(len).unwrap_or(u32::MAX).saturating_add(1));
+    }
+
+    pub(super) fn compact_nullable_string(&mut self, s: Option<&str>) {
+        match s {
+            Some(s) => self.compact_string(s),
+            None => self.uvarint(0),
+        }
+    }
+
+    pub(super) fn compact_bytes(&mut self, b: &[u8]) {
+        self.compact_length(b.len());
+        self.0.extend_from_slice(b);
+    }
+
+    /// The only tagged field of a struct, with tag 0.
+    pub(super) fn tag_0(&mut self, body: &[u8]) {
+        self.uvarint(1);
+        self.uvarint(0);
+        self.uvarint(u32::try_from(body.len()).unwrap_or(u32::MAX));
+        self.0.extend_from_slice(body);
+    }
+
     pub(super) fn bytes(&mut self, field: &'static str, b: &[u8]) -> Result<(), RecordError> {
         self.length(field, b.len())?;
         self.0.extend_from_slice(b);
@@ -128,6 +159,48 @@ impl<'a> Reader<'a> {
         }
         reader.flexible = version >= flexible_from;
         Ok((reader, version))
+    }
+
+    /// A reader of a value that has known compact lengths from version 0 on, the only one so far.
+    pub(super) fn flexible_value(bytes: &'a [u8]) -> Result<Self, RecordError> {
+        let mut reader = Self::new(bytes);
+        match reader.i16("version")? {
+            0 => Ok(Self { flexible: true, ..reader }),
+            other => Err(RecordError::UnknownVersion(other)),
+        }
+    }
+
+    /// A reader of compact fields without a version before them.
+    pub(super) const fn flexible(bytes: &'a [u8]) -> Self {
+        Self { rest: bytes, flexible: true }
+    }
+
+    pub(super) fn uuid(&mut self, field: &'static str) -> Result<Uuid, RecordError> {
+        Ok(Uuid(self.array(field)?))
+    }
+
+    /// The next number, which stays unread.
+    pub(super) fn peek_i32(&self) -> Option<i32> {
+        self.rest.first_chunk().map(|b| i32::from_be_bytes(*b))
+    }
+
+    /// Whether an array follows that is not null.
+    pub(super) fn peek_is_not_null(&self) -> bool {
+        self.rest.first().is_some_and(|b| *b != 0)
+    }
+
+    /// An array; each element takes bytes, so that a lying count reserves nothing.
+    pub(super) fn list<T>(
+        &mut self,
+        field: &'static str,
+        mut each: impl FnMut(&mut Self) -> Result<T, RecordError>,
+    ) -> Result<Vec<T>, RecordError> {
+        let count = self.length(field)?.ok_or(RecordError::Malformed(field))?;
+        let mut out = Vec::new();
+        for _ in 0..count {
+            out.push(each(self)?);
+        }
+        Ok(out)
     }
 
     fn take(&mut self, field: &'static str, n: usize) -> Result<&'a [u8], RecordError> {

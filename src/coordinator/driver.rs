@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
 use tokio::{
     runtime::Handle,
     sync::{Notify, oneshot, watch},
@@ -18,14 +19,19 @@ use tokio::{
 use super::{
     batches::{Replay, ReplayError, encode, encode_in_txn},
     calls::{Call, Effect, Reply},
+    calls_consumer::{ChangedTopics, Rebalance},
     ports::OffsetsLog,
     settings::Settings,
     shard::Shard,
     table::{Role, SharedSlot, Slot, Table, partition_for},
+    topic_regex,
 };
-use crate::base::{
-    ErrorCode, Mono, Now, PartitionId, Uuid,
-    ports::{Clock, Entropy},
+use crate::{
+    base::{
+        ErrorCode, Mono, Now, PartitionId, Uuid,
+        ports::{Clock, Entropy},
+    },
+    metadata::Image,
 };
 
 type Waiter = oneshot::Sender<Reply>;
@@ -47,6 +53,8 @@ struct Inner {
     entropy: Arc<dyn Entropy>,
     settings: Arc<Settings>,
     runtime: Handle,
+    /// The metadata that groups see.
+    image: ArcSwap<Image>,
     /// Partitions of `__consumer_offsets`.
     partitions: AtomicI32,
     /// When the timer will wake, as [`Mono`].
@@ -74,6 +82,7 @@ impl Coordinators {
             log,
             clock,
             entropy,
+            image: ArcSwap::default(),
             partitions: AtomicI32::new(settings.partitions),
             settings: Arc::new(settings),
             runtime: runtime.clone(),
@@ -96,6 +105,22 @@ impl Coordinators {
     /// How many partitions `__consumer_offsets` has. Called before the elections of its partitions.
     pub fn set_partition_count(&self, count: i32) {
         self.inner.partitions.store(count, Ordering::Release);
+    }
+
+    /// The cluster's metadata is now `image`; `changed` says of which topics. Called before the
+    /// elections of the same update.
+    pub fn metadata_changed(&self, image: &Arc<Image>, changed: &ChangedTopics) {
+        self.inner.image.store(image.clone());
+        for (_, slot) in self.inner.table.all() {
+            if let Ok(shard) = slot.lock().shard() {
+                shard.metadata_changed(image.clone(), changed);
+            }
+        }
+    }
+
+    /// The metadata that groups see.
+    pub(super) fn image(&self) -> Arc<Image> {
+        self.inner.image.load_full()
     }
 
     /// This broker leads `partition` since `epoch`: the shard is loaded, and takes calls once it is.
@@ -233,6 +258,14 @@ impl Inner {
             for effect in std::mem::take(&mut out) {
                 let epoch = slot.epoch;
                 let (ticket, result) = match effect {
+                    Effect::ResolveRegexes { .. } => {
+                        self.resolve(partition, shared, effect);
+                        continue;
+                    }
+                    Effect::Rebalance(why) => {
+                        log_rebalance(&why);
+                        continue;
+                    }
                     Effect::Reply { .. } => {
                         answer(slot, effect);
                         continue;
@@ -266,6 +299,32 @@ impl Inner {
             self.runtime.spawn(watch_commits(self.clone(), partition, shared.clone()));
         }
     }
+}
+
+impl Inner {
+    /// Looks regular expressions up beside everything else: there may be very many topics.
+    fn resolve(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        shared: &SharedSlot<Waiter>,
+        effect: Effect,
+    ) {
+        let Effect::ResolveRegexes { group, member, regexes, image } = effect else { return };
+        let (inner, shared) = (self.clone(), shared.clone());
+        self.runtime.spawn_blocking(move || {
+            let now_ms = inner.clock.now().wall_ms;
+            let resolved = topic_regex::resolve(&image, &regexes, now_ms);
+            let mut slot = shared.lock();
+            inner.step(partition, &shared, &mut slot, |shard, now, out| {
+                shard.regexes_resolved(&group, &member, resolved, now, out);
+            });
+        });
+    }
+}
+
+fn log_rebalance(r: &Rebalance) {
+    let member = r.member.as_deref().unwrap_or_default();
+    tracing::info!(group = &*r.group, epoch = r.epoch, member, why = r.why, "group rebalances");
 }
 
 fn answer(slot: &mut Slot<Waiter>, effect: Effect) {
@@ -358,6 +417,7 @@ async fn load(inner: Arc<Inner>, partition: PartitionId, shared: SharedSlot<Wait
             if records > 0 {
                 tracing::info!(partition, groups, offsets, records, passed_over, ?took, "loaded");
             }
+            shard.metadata_changed(inner.image.load_full(), &ChangedTopics::default());
             slot.role = Role::Active(shard);
             inner.step(partition, &shared, &mut slot, |shard, now, out| {
                 shard.loaded(end, now, out);

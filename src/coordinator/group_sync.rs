@@ -9,10 +9,25 @@ use super::{
         Token,
     },
     group_classic::{ClassicGroup, GroupState},
+    offsets::Owner,
     records::OffsetAndMetadata,
     turn::{Then, Turn},
 };
 use crate::base::{ErrorCode, Mono};
+
+impl Owner for ClassicGroup {
+    fn id(&self) -> &std::sync::Arc<str> {
+        &self.id
+    }
+
+    fn is_subscribed_to(&self, topic: &str) -> bool {
+        Self::is_subscribed_to(self, topic)
+    }
+
+    fn retention_from(&self, offset: &OffsetAndMetadata) -> Option<i64> {
+        self.counts_from(offset)
+    }
+}
 
 impl ClassicGroup {
     /// SyncGroup, for a group that exists.
@@ -199,9 +214,8 @@ impl ClassicGroup {
         }
     }
 
-    /// From when the retention of `offset` counts, by the wall clock in milliseconds; `None` while
-    /// it may not expire (KIP-211).
-    pub(super) fn retention_from(&self, offset: &OffsetAndMetadata) -> Option<i64> {
+    /// As [`Owner::retention_from`].
+    fn counts_from(&self, offset: &OffsetAndMetadata) -> Option<i64> {
         if self.protocol_type.is_none() {
             return Some(offset.commit_ms);
         }

@@ -1,5 +1,5 @@
-//! Classic consumer groups and committed offsets, kept in `__consumer_offsets`; transactions, kept in
-//! `__transaction_state`.
+//! Groups, classic ones and consumer groups (KIP-848), and committed offsets, kept in
+//! `__consumer_offsets`; transactions, kept in `__transaction_state`.
 //!
 //! One partition of that topic is one [`shard::Shard`]: a pure machine that takes [`calls::Call`]s
 //! and deadlines and gives [`calls::Effect`]s. `table` holds the shards this broker leads, behind
@@ -10,12 +10,30 @@
 //!
 //! May use `base`, `config`, `record`, `wire`, `metadata`, `net`, `controller`, `replica`.
 
+pub mod assignor;
+mod assignor_mixed;
+mod assignor_range;
+#[cfg(test)]
+mod assignor_test;
+mod assignor_uniform;
 mod batches;
 pub mod calls;
+pub mod calls_consumer;
 mod codec;
+mod consumer_groups;
+mod consumer_member;
+mod consumer_protocol;
+pub mod consumer_records;
+#[cfg(test)]
+mod consumer_records_test;
 pub mod driver;
 mod group_classic;
+mod group_consumer;
+mod group_heartbeat;
 mod group_join;
+mod group_migration;
+mod group_reconcile;
+mod group_subscription;
 mod group_sync;
 mod markers_driver;
 mod member;
@@ -23,12 +41,17 @@ mod offsets;
 mod offsets_txn;
 pub mod ports;
 pub mod records;
+mod requests_consumer_driver;
 mod requests_driver;
 pub mod settings;
 pub mod shard;
+mod shard_consumer;
+mod shard_delete;
 mod table;
+pub mod topic_regex;
 pub mod transactions_driver;
 mod translate;
+mod translate_consumer;
 mod translate_offsets;
 mod translate_txn;
 mod turn;
@@ -44,6 +67,6 @@ pub mod txn_shard;
 pub use calls::Client;
 pub use driver::Coordinators;
 pub use ports::{Appended, Bounds, Chunk, OffsetsLog, TopicNames};
-pub use settings::Settings;
+pub use settings::{ConsumerSettings, MigrationPolicy, Settings};
 pub use table::partition_for;
 pub use transactions_driver::Transactions;

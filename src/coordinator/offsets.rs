@@ -12,13 +12,24 @@ use super::{
         CommitCall, CommitReply, CommitTopic, DeleteOffsetsCall, DeleteOffsetsReply, FetchCall,
         FetchReply, FetchTopic, FetchedPartition, FetchedTopic,
     },
-    group_classic::ClassicGroup,
     records::{OffsetAndMetadata, Record},
     settings::Settings,
 };
 use crate::base::{ErrorCode, Now, PartitionId, Uuid};
 
 type GroupOffsets = OrdMap<(Arc<str>, PartitionId), OffsetAndMetadata>;
+
+/// A group as its offsets see it.
+pub(super) trait Owner {
+    fn id(&self) -> &Arc<str>;
+
+    /// Whether members read `topic`: its offsets neither expire nor are deleted.
+    fn is_subscribed_to(&self, topic: &str) -> bool;
+
+    /// From when the retention of `offset` counts, by the wall clock in milliseconds; `None` while
+    /// it may not expire (KIP-211).
+    fn retention_from(&self, offset: &OffsetAndMetadata) -> Option<i64>;
+}
 
 /// The offsets of all groups of a shard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,7 +85,7 @@ impl Offsets {
     pub(super) fn delete(
         &self,
         call: &DeleteOffsetsCall,
-        group: &ClassicGroup,
+        group: &dyn Owner,
     ) -> (Vec<Record>, DeleteOffsetsReply) {
         let offsets = self.groups.get(&call.group);
         let (mut records, mut topics) = (Vec::new(), Vec::new());
@@ -120,20 +131,20 @@ impl Offsets {
     /// Adds tombstones of what has expired in `group`; tells whether nothing else is left.
     pub(super) fn expire(
         &self,
-        group: &ClassicGroup,
+        group: &dyn Owner,
         now: Now,
         settings: &Settings,
         records: &mut Vec<Record>,
     ) -> bool {
         let mut all = true;
-        for ((topic, partition), value) in self.groups.get(&group.id).into_iter().flatten() {
+        for ((topic, partition), value) in self.groups.get(group.id()).into_iter().flatten() {
             let over = !group.is_subscribed_to(topic)
                 && group.retention_from(value).is_some_and(|from| match value.expire_ms {
                     Some(at) => now.wall_ms >= at,
                     None => now.wall_ms.saturating_sub(from) >= settings.offsets_retention_ms,
                 });
             if over {
-                records.push(tombstone(&group.id, topic, *partition));
+                records.push(tombstone(group.id(), topic, *partition));
             }
             all &= over;
         }

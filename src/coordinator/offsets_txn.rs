@@ -228,7 +228,7 @@ impl Shard {
     /// Offsets never stand without a group: a client without membership commits into one of its
     /// own.
     pub(super) fn ensure_group(&mut self, group: &Arc<str>, now: Now) {
-        if !self.groups.contains_key(group) {
+        if !self.groups.contains_key(group) && !self.consumers.has(group) {
             self.groups.insert(group.clone(), ClassicGroup::new(group.clone(), now));
         }
     }
@@ -260,6 +260,9 @@ impl Shard {
     pub(super) fn txn_commit(&mut self, token: Token, call: &TxnCommitCall, turn: &mut Turn<'_>) {
         let accepted = match self.groups.get(&call.commit.group) {
             Some(group) => group.accept_txn_commit(call),
+            None if self.consumers.has(&call.commit.group) => {
+                self.consumers.accept_txn_commit(&call.commit)
+            }
             None if call.commit.generation < 0 => Ok(()),
             None => Err(ErrorCode::IllegalGeneration),
         };
@@ -304,10 +307,10 @@ impl Shard {
             Ok(at) => at,
             Err(error) => return self.settle(then, Err(error), turn),
         };
-        self.take_written(at, then, turn, |shard, now| match &write {
+        self.take_written(at, then, turn, |shard, turn| match &write {
             TxnWrite::Offsets { producer_id, records, .. } => {
                 for record in &**records {
-                    shard.replay_in_txn(*producer_id, record, now);
+                    shard.replay_in_txn(*producer_id, record, turn.now);
                 }
             }
             TxnWrite::End(call) => shard.replay_end_txn(call.producer_id, call.commit),

@@ -1,15 +1,19 @@
 //! The records of `__consumer_offsets` (`OffsetCommit{Key,Value}.json`, `GroupMetadata{Key,
-//! Value}.json`): keys of types 0 to 2, values of versions 0 to 4, byte for byte Kafka's. Pure.
+//! Value}.json`): keys of types 0 to 2, values of versions 0 to 4, byte for byte Kafka's. Those of
+//! consumer groups stand in `consumer_records`. Pure.
 //!
 //! Decoding never allocates more than the bytes at hand, and a key of a type that is not known here
-//! (KIP-848 groups and others) is told apart from a damaged one.
+//! (other kinds of groups) is told apart from a damaged one.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 pub use super::codec::RecordError;
-use super::codec::{Reader, Writer};
+use super::{
+    codec::{Reader, Writer},
+    consumer_records::ConsumerRecord,
+};
 use crate::base::{PartitionId, Uuid};
 
 /// One change of a group's durable state; no value means that it is gone.
@@ -33,6 +37,8 @@ pub enum Record {
         /// Its state.
         value: Option<GroupMetadata>,
     },
+    /// A part of a consumer group (KIP-848).
+    Consumer(ConsumerRecord),
 }
 
 /// A committed offset (`OffsetCommitValue`).
@@ -105,6 +111,7 @@ impl Record {
     pub const fn group(&self) -> &Arc<str> {
         match self {
             Self::Offset { group, .. } | Self::Group { group, .. } => group,
+            Self::Consumer(record) => &record.group,
         }
     }
 
@@ -116,6 +123,7 @@ impl Record {
                 group.len() + topic.len() + value.as_ref().map_or(0, |v| v.metadata.len())
             }
             Self::Group { group, .. } => group.len(),
+            Self::Consumer(record) => record.len_about(),
         }
     }
 
@@ -140,6 +148,7 @@ impl Record {
                 let value = value.as_ref().map(GroupMetadata::encode).transpose()?;
                 Ok((key.done(), value))
             }
+            Self::Consumer(record) => record.encode(),
         }
     }
 
@@ -161,7 +170,7 @@ impl Record {
                 group: key.string("group")?,
                 value: value.map(GroupMetadata::decode).transpose()?,
             },
-            _ => return Ok(None),
+            _ => return Ok(ConsumerRecord::decode(kind, &mut key, value)?.map(Self::Consumer)),
         };
         Ok(Some(record))
     }
@@ -431,7 +440,7 @@ mod tests {
 
     #[test]
     fn other_kinds_are_passed_over_and_damage_is_told() {
-        assert_eq!(Record::decode(&hex("0003000167"), Some(&[])), Ok(None));
+        assert_eq!(Record::decode(&hex("000b000167"), Some(&[])), Ok(None));
         let newer = Record::decode(&hex(GROUP_KEY_BYTES), Some(&hex("0005")));
         assert_eq!(newer, Err(RecordError::UnknownVersion(5)));
         for bytes in OFFSETS.iter().chain(&GROUPS) {

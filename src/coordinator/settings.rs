@@ -1,5 +1,7 @@
 //! The broker keys that groups and offsets live by, as one value. Pure.
 
+use super::assignor::Assignor;
+
 /// Times in milliseconds, sizes in bytes. The names are those of the broker keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -21,6 +23,8 @@ pub struct Settings {
     pub metadata_max: usize,
     /// `offsets.load.buffer.size`: bytes asked for in one read while a shard loads.
     pub load_buffer_bytes: usize,
+    /// Consumer groups (KIP-848).
+    pub consumer: ConsumerSettings,
     /// `offsets.topic.num.partitions`, until the topic exists and tells its own count.
     pub partitions: i32,
 }
@@ -38,6 +42,102 @@ impl Default for Settings {
             metadata_max: 4_096,
             load_buffer_bytes: 5_242_880,
             partitions: 50,
+            consumer: ConsumerSettings::default(),
         }
+    }
+}
+
+/// Which way groups may change between the protocols while they have members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MigrationPolicy {
+    /// Neither way.
+    Disabled,
+    /// From classic to consumer.
+    Upgrade,
+    /// From consumer to classic.
+    Downgrade,
+    /// Both ways.
+    Bidirectional,
+}
+
+impl MigrationPolicy {
+    /// The policy of that name, without regard to case.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name.to_ascii_lowercase().as_str() {
+            "disabled" => Some(Self::Disabled),
+            "upgrade" => Some(Self::Upgrade),
+            "downgrade" => Some(Self::Downgrade),
+            "bidirectional" => Some(Self::Bidirectional),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn upgrades(self) -> bool {
+        matches!(self, Self::Upgrade | Self::Bidirectional)
+    }
+
+    pub(super) const fn downgrades(self) -> bool {
+        matches!(self, Self::Downgrade | Self::Bidirectional)
+    }
+}
+
+/// The keys `group.consumer.*`; times in milliseconds. What a group may set for itself stays within
+/// the bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerSettings {
+    /// `group.consumer.session.timeout.ms`.
+    pub session_timeout_ms: i32,
+    /// `group.consumer.min.session.timeout.ms`.
+    pub min_session_timeout_ms: i32,
+    /// `group.consumer.max.session.timeout.ms`.
+    pub max_session_timeout_ms: i32,
+    /// `group.consumer.heartbeat.interval.ms`.
+    pub heartbeat_interval_ms: i32,
+    /// `group.consumer.min.heartbeat.interval.ms`.
+    pub min_heartbeat_interval_ms: i32,
+    /// `group.consumer.max.heartbeat.interval.ms`.
+    pub max_heartbeat_interval_ms: i32,
+    /// `group.consumer.assignment.interval.ms`: between two targets of a group.
+    pub assignment_interval_ms: i32,
+    /// `group.consumer.min.assignment.interval.ms`.
+    pub min_assignment_interval_ms: i32,
+    /// `group.consumer.max.assignment.interval.ms`.
+    pub max_assignment_interval_ms: i32,
+    /// `group.consumer.max.size`: members of one group.
+    pub max_size: usize,
+    /// `group.consumer.assignors`; the first is the default.
+    pub assignors: Vec<Assignor>,
+    /// `group.consumer.migration.policy`.
+    pub migration_policy: MigrationPolicy,
+    /// `group.consumer.regex.refresh.interval.ms`.
+    pub regex_refresh_interval_ms: i64,
+}
+
+impl Default for ConsumerSettings {
+    fn default() -> Self {
+        Self {
+            session_timeout_ms: 45_000,
+            min_session_timeout_ms: 45_000,
+            max_session_timeout_ms: 60_000,
+            heartbeat_interval_ms: 5_000,
+            min_heartbeat_interval_ms: 5_000,
+            max_heartbeat_interval_ms: 15_000,
+            assignment_interval_ms: 1_000,
+            min_assignment_interval_ms: 0,
+            max_assignment_interval_ms: 15_000,
+            max_size: 2_147_483_647,
+            assignors: vec![Assignor::Uniform, Assignor::Range],
+            migration_policy: MigrationPolicy::Bidirectional,
+            regex_refresh_interval_ms: 600_000,
+        }
+    }
+}
+
+impl ConsumerSettings {
+    /// The assignor of groups whose members want none.
+    #[must_use]
+    pub fn default_assignor(&self) -> Assignor {
+        self.assignors.first().copied().unwrap_or(Assignor::Uniform)
     }
 }

@@ -12,30 +12,29 @@ use std::{
 
 use super::{
     calls::{
-        Call, CommitCall, CommitReply, DeleteOffsetsCall, DeleteOffsetsReply, DescribedGroup,
-        Effect, FetchCall, JoinCall, JoinReply, LeaveCall, LeaveReply, ListedGroup, Reply,
-        SyncReply, Ticket, Token,
+        Call, CommitCall, CommitReply, DescribedGroup, Effect, FetchCall, FetchReply, JoinCall,
+        JoinReply, LeaveCall, LeaveReply, ListedGroup, Reply, SyncReply, Ticket, Token,
     },
+    consumer_groups::{self, ConsumerGroups, Groups},
     group_classic::ClassicGroup,
     offsets::{self, Offsets},
     offsets_txn::TxnOffsets,
     ports::Appended,
     records::{GroupMetadata, Record},
     settings::Settings,
-    turn::{Then, Turn, append_error},
+    turn::{Then, Turn, append_error, in_batches},
 };
 use crate::base::{ErrorCode, Mono, Now, Offset};
-
-/// Bytes of records that one append may hold, about; a larger decision becomes several appends.
-const APPEND_BYTES: usize = 512 * 1024;
-/// What a record costs beside its names, about.
-const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// One shard.
 #[derive(Debug)]
 pub struct Shard {
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     pub(super) groups: BTreeMap<Arc<str>, ClassicGroup>,
+    pub(super) consumers: ConsumerGroups,
+    /// Consumer groups that become classic ones when their records are written, and whether these
+    /// then rebalance.
+    pub(super) converting: BTreeMap<Arc<str>, (ClassicGroup, bool)>,
     /// As last written.
     pub(super) offsets: Offsets,
     /// Pending in transactions, as last written.
@@ -44,7 +43,7 @@ pub struct Shard {
     writing: BTreeMap<Ticket, Write>,
     next_ticket: Ticket,
     /// Written, above the high watermark; ascending by offset.
-    pending: VecDeque<Pending>,
+    pub(super) pending: VecDeque<Pending>,
     /// When to wake which group.
     wakes: BTreeSet<(Mono, Arc<str>)>,
     /// When to look for what has expired.
@@ -60,15 +59,17 @@ struct Write {
 }
 
 #[derive(Debug)]
-struct Pending {
+pub(super) struct Pending {
     last_offset: Offset,
     /// The offsets before it.
     before: Offsets,
+    /// The consumer groups before it.
+    pub(super) groups_before: Groups,
     /// When `then` and `reads` fail.
-    deadline: Mono,
+    pub(super) deadline: Mono,
     then: Then,
     /// Fetches that have seen it and are answered with it.
-    reads: Vec<(Token, Reply)>,
+    pub(super) reads: Vec<(Token, Reply)>,
 }
 
 impl Shard {
@@ -78,6 +79,8 @@ impl Shard {
         Self {
             settings,
             groups: BTreeMap::new(),
+            consumers: ConsumerGroups::new(),
+            converting: BTreeMap::new(),
             offsets: Offsets::default(),
             txns: TxnOffsets::default(),
             writing: BTreeMap::new(),
@@ -93,6 +96,7 @@ impl Shard {
     /// Takes a record of the log, in the log's order.
     pub fn replay(&mut self, record: &Record, now: Now) {
         if let Record::Group { group, value: Some(value) } = record {
+            self.consumers.remove(group);
             let loaded = ClassicGroup::from_record(group.clone(), value, now);
             self.groups.insert(group.clone(), loaded);
         } else {
@@ -128,6 +132,7 @@ impl Shard {
             for id in ids {
                 shard.arm(&id);
             }
+            shard.consumers_loaded(turn);
         });
     }
 
@@ -136,6 +141,8 @@ impl Shard {
     /// Takes a call. Its reply is an effect of this or of a later step, and names `token`.
     pub fn handle(&mut self, token: Token, call: Call, now: Now, out: &mut Vec<Effect>) {
         self.turn(now, out, |shard, turn| match call {
+            Call::ConsumerHeartbeat(call) => shard.consumer_heartbeat(token, &call, turn),
+            call if shard.is_for_consumers(&call) => shard.consumer_call(token, &call, turn),
             Call::Join(call) => shard.join(token, &call, turn),
             Call::Sync(call) => {
                 let unknown = Reply::Sync(SyncReply::error(ErrorCode::UnknownMemberId));
@@ -167,7 +174,9 @@ impl Shard {
 
     /// The groups that `keep` lets through, by id.
     pub fn list(&self, keep: impl Fn(&ListedGroup) -> bool) -> Vec<ListedGroup> {
-        self.groups.values().map(ClassicGroup::list).filter(|g| keep(g)).collect()
+        let classic = self.groups.values().map(ClassicGroup::list);
+        let all = classic.chain(consumer_groups::list(self.committed_consumers()));
+        all.filter(|g| keep(g)).collect()
     }
 
     /// One group in full.
@@ -187,7 +196,7 @@ impl Shard {
     /// Groups, and offsets of all of them, for the log of the broker.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
-        (self.groups.len(), self.offsets.len())
+        (self.groups.len() + self.consumers.groups.len(), self.offsets.len())
     }
 
     // Appends.
@@ -204,7 +213,12 @@ impl Shard {
         self.turn(now, out, |shard, turn| match (write, result) {
             (None, result) => shard.appended_in_txn(ticket, result, turn),
             (Some(write), Ok(at)) => shard.written(write, at, turn),
-            (Some(write), Err(error)) => shard.settle(write.then, Err(error), turn),
+            (Some(write), Err(error)) => {
+                for record in write.records.iter().chain(write.rest.iter().flat_map(|r| &**r)) {
+                    shard.converting.remove(record.group());
+                }
+                shard.settle(write.then, Err(error), turn);
+            }
         });
     }
 
@@ -214,9 +228,12 @@ impl Shard {
             true => std::mem::replace(&mut write.then, Then::Nothing),
             false => Then::Nothing,
         };
-        self.take_written(at, then, turn, |shard, now| {
+        self.take_written(at, then, turn, |shard, turn| {
             for record in &*write.records {
-                shard.apply(record, now);
+                shard.apply(record, turn.now);
+                if matches!(record, Record::Group { value: Some(_), .. }) {
+                    shard.converted(record.group(), turn);
+                }
             }
         });
         if let Some(records) = write.rest.pop_front() {
@@ -230,7 +247,7 @@ impl Shard {
         at: Appended,
         then: Then,
         turn: &mut Turn<'_>,
-        apply: impl FnOnce(&mut Self, Now),
+        apply: impl FnOnce(&mut Self, &mut Turn<'_>),
     ) {
         // Whatever the watermark has passed is settled first, so that this needs no copy.
         self.pass(at.high_watermark, turn);
@@ -239,7 +256,7 @@ impl Shard {
         if !committed {
             self.push_pending(at.last_offset, deadline, Then::Nothing);
         }
-        apply(self, turn.now);
+        apply(self, turn);
         match self.pending.back_mut() {
             Some(above) if !committed => above.then = then,
             _ => self.settle(then, Ok(()), turn),
@@ -247,8 +264,16 @@ impl Shard {
     }
 
     fn push_pending(&mut self, last_offset: Offset, deadline: Mono, then: Then) {
-        let before = self.offsets.clone();
-        self.pending.push_back(Pending { last_offset, before, deadline, then, reads: Vec::new() });
+        let (before, groups_before) = (self.offsets.clone(), self.consumers.groups.clone());
+        let reads = Vec::new();
+        self.pending.push_back(Pending {
+            last_offset,
+            before,
+            groups_before,
+            deadline,
+            then,
+            reads,
+        });
     }
 
     /// The high watermark rose to `high_watermark`.
@@ -339,6 +364,7 @@ impl Shard {
                 self.offsets.replay(group, topic, *partition, value.as_ref());
             }
             Record::Group { value: Some(_), .. } => {}
+            Record::Consumer(record) => self.apply_consumer(record, now),
             // Offsets never stand without a group.
             Record::Group { group, value: None } if self.has_offsets(group) => {
                 self.groups.insert(group.clone(), ClassicGroup::new(group.clone(), now));
@@ -356,7 +382,8 @@ impl Shard {
     pub fn next_deadline(&self) -> Mono {
         let wake = self.wakes.first().map(|(at, _)| *at);
         let late = self.pending.iter().map(|p| p.deadline).min();
-        wake.into_iter().chain(late).fold(self.sweep_at, Mono::min)
+        let consumers = self.consumers.timers.next();
+        wake.into_iter().chain(late).chain([consumers]).fold(self.sweep_at, Mono::min)
     }
 
     /// Does all that is due.
@@ -370,6 +397,7 @@ impl Shard {
                 (group.wake_at, group.earliest) = (Mono::NEVER, group.next_deadline());
                 shard.arm(&id);
             }
+            shard.consumer_deadlines(turn);
             shard.fail_pending(now.mono, ErrorCode::RequestTimedOut, turn);
             if shard.sweep_at <= now.mono {
                 shard.sweep(turn);
@@ -378,7 +406,7 @@ impl Shard {
     }
 
     /// Sees to it that a group is woken for its earliest deadline.
-    fn arm(&mut self, id: &Arc<str>) {
+    pub(super) fn arm(&mut self, id: &Arc<str>) {
         let Some(group) = self.groups.get_mut(id) else { return };
         if group.earliest < group.wake_at {
             self.wakes.remove(&(group.wake_at, id.clone()));
@@ -401,6 +429,7 @@ impl Shard {
                 records.push(Record::Group { group: group.id.clone(), value: None });
             }
         }
+        self.sweep_consumers(turn, &mut records);
         if !records.is_empty() {
             turn.append(records, Then::Nothing);
         }
@@ -434,6 +463,7 @@ impl Shard {
             let unknown = JoinReply::error(call.member_id.clone(), ErrorCode::UnknownMemberId);
             return turn.reply(token, Reply::Join(unknown));
         }
+        let mut records = self.end_empty_consumer_group(&call.group);
         let make = || ClassicGroup::new(call.group.clone(), turn.now);
         let group = self.groups.entry(call.group.clone()).or_insert_with(make);
         group.join(token, call, turn);
@@ -447,7 +477,8 @@ impl Shard {
                 members: Vec::new(),
             };
             let record = Record::Group { group: call.group.clone(), value: Some(value) };
-            turn.append(vec![record], Then::Created { group: call.group.clone(), token });
+            records.push(record);
+            turn.append(records, Then::Created { group: call.group.clone(), token });
         }
         self.arm(&call.group);
     }
@@ -478,6 +509,7 @@ impl Shard {
     fn commit(&mut self, token: Token, call: &CommitCall, turn: &mut Turn<'_>) {
         let accepted = match self.groups.get_mut(&call.group) {
             Some(group) => group.accept_commit(call, turn),
+            None if self.consumers.has(&call.group) => self.consumers.accept_commit(call),
             // A client without membership; its group begins with its first offset.
             None if call.generation < 0 => Ok(()),
             None if call.knows_group_id_not_found => Err(ErrorCode::GroupIdNotFound),
@@ -496,57 +528,25 @@ impl Shard {
     }
 
     fn fetch(&mut self, token: Token, call: &FetchCall, turn: &mut Turn<'_>) {
+        if let Err(error) = consumer_groups::accept_fetch(self.committed_consumers(), call) {
+            let refused = FetchReply { error, topics: Vec::new() };
+            return turn.reply(token, Reply::Fetch(refused));
+        }
         if !call.require_stable {
             let seen = self.pending.front().map_or(&self.offsets, |p| &p.before);
             return turn.reply(token, Reply::Fetch(seen.fetch(call)));
         }
         let reply = Reply::Fetch(self.txns.stable(call, self.offsets.fetch(call)));
-        match self.pending.back_mut() {
-            Some(last) => {
-                if last.deadline == Mono::NEVER {
-                    last.deadline = turn.now.mono.after_ms(turn.settings.commit_timeout_ms);
-                }
-                last.reads.push((token, reply));
-            }
-            None => turn.reply(token, reply),
-        }
-    }
-
-    fn delete_groups(&mut self, token: Token, groups: Vec<Arc<str>>, turn: &mut Turn<'_>) {
-        let (mut records, mut codes) = (Vec::new(), Vec::new());
-        for id in groups {
-            let error = match self.groups.get(&id) {
-                None => ErrorCode::GroupIdNotFound,
-                Some(group) if !group.is_empty() => ErrorCode::NonEmptyGroup,
-                Some(_) => {
-                    self.offsets.delete_group(&id, &mut records);
-                    self.txns.delete(&id, |_, _| true, &mut records);
-                    records.push(Record::Group { group: id.clone(), value: None });
-                    ErrorCode::None
-                }
-            };
-            codes.push((id, error));
-        }
-        finish(records, token, Reply::DeleteGroups(codes), turn);
-    }
-
-    fn delete_offsets(&mut self, token: Token, call: &DeleteOffsetsCall, turn: &mut Turn<'_>) {
-        let found = self.groups.get(&call.group).ok_or(ErrorCode::GroupIdNotFound);
-        match found.and_then(|g| g.accept_offset_delete().map(|()| g)) {
-            Ok(group) => {
-                let (mut records, reply) = self.offsets.delete(call, group);
-                self.txns.delete_named(&call.group, &reply, &mut records);
-                finish(records, token, Reply::DeleteOffsets(reply), turn);
-            }
-            Err(error) => {
-                let reply = DeleteOffsetsReply { error, topics: Vec::new() };
-                turn.reply(token, Reply::DeleteOffsets(reply));
-            }
-        }
+        self.reply_after_writes(token, reply, turn);
     }
 
     /// Runs `f` and makes effects of what it wants appended.
-    fn turn(&mut self, now: Now, out: &mut Vec<Effect>, f: impl FnOnce(&mut Self, &mut Turn<'_>)) {
+    pub(super) fn turn(
+        &mut self,
+        now: Now,
+        out: &mut Vec<Effect>,
+        f: impl FnOnce(&mut Self, &mut Turn<'_>),
+    ) {
         let settings = self.settings.clone();
         let mut turn = Turn { now, settings: &settings, out, appends: Vec::new() };
         f(self, &mut turn);
@@ -571,28 +571,9 @@ impl Shard {
 }
 
 /// Appends `records` and answers when that is committed; with none, answers at once.
-fn finish(records: Vec<Record>, token: Token, reply: Reply, turn: &mut Turn<'_>) {
+pub(super) fn finish(records: Vec<Record>, token: Token, reply: Reply, turn: &mut Turn<'_>) {
     match records.is_empty() {
         true => turn.reply(token, reply),
         false => turn.append(records, Then::Replies(vec![(token, reply)])),
     }
-}
-
-/// Cuts `records` into runs that fit a batch.
-fn in_batches(records: Vec<Record>) -> VecDeque<Arc<[Record]>> {
-    let mut batches = VecDeque::new();
-    let (mut batch, mut bytes) = (Vec::new(), 0);
-    for record in records {
-        let size = RECORD_OVERHEAD_BYTES + record.len_about();
-        if bytes + size > APPEND_BYTES && !batch.is_empty() {
-            batches.push_back(std::mem::take(&mut batch).into());
-            bytes = 0;
-        }
-        bytes += size;
-        batch.push(record);
-    }
-    if !batch.is_empty() {
-        batches.push_back(batch.into());
-    }
-    batches
 }

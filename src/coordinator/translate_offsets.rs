@@ -146,20 +146,20 @@ impl Fetch {
                 let all = topics.into_iter();
                 all.map(|t| (t.name, Uuid::ZERO, t.partition_indexes)).collect()
             });
-            return vec![Self::new(request.group_id, topics, stable, version, names)];
+            return vec![Self::new((request.group_id, None, -1), topics, stable, version, names)];
         }
         let group = |g: wire::OffsetFetchRequestGroup| {
             let topics = g.topics.map(|topics| {
                 let all = topics.into_iter();
                 all.map(|t| (t.name, t.topic_id, t.partition_indexes)).collect()
             });
-            Self::new(g.group_id, topics, stable, version, names)
+            Self::new((g.group_id, g.member_id, g.member_epoch), topics, stable, version, names)
         };
         request.groups.into_iter().map(group).collect()
     }
 
     fn new(
-        group: String,
+        (group, member_id, member_epoch): (String, Option<String>, i32),
         topics: Option<Vec<(String, Uuid, Vec<PartitionId>)>>,
         require_stable: bool,
         version: i16,
@@ -179,7 +179,10 @@ impl Fetch {
             Some(FetchTopic { name, topic_id, partitions })
         };
         let topics = topics.map(|topics| topics.into_iter().filter_map(&mut ask).collect());
-        Self { call: FetchCall { group: group.into(), topics, require_stable }, refused, version }
+        let member_id = instance(member_id);
+        let group = group.into();
+        let call = FetchCall { group, member_id, member_epoch, topics, require_stable };
+        Self { call, refused, version }
     }
 
     /// The group's answer, with what was refused, and without what the client may not see.

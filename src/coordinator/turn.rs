@@ -1,6 +1,9 @@
 //! One turn of a shard: the present, the settings, and what the turn decides. Pure.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
@@ -9,10 +12,16 @@ use super::{
         CommitReply, DeleteOffsetsReply, Effect, FetchReply, JoinReply, LeaveReply, Protocol,
         Reply, SyncReply, Token,
     },
+    calls_consumer::ConsumerHeartbeatReply,
     records::Record,
     settings::Settings,
 };
 use crate::base::{ErrorCode, Now};
+
+/// Bytes of records that one append may hold, about; a larger decision becomes several appends.
+const APPEND_BYTES: usize = 512 * 1024;
+/// What a record costs beside its names, about.
+const RECORD_OVERHEAD_BYTES: usize = 64;
 
 /// What a turn sees and says.
 #[derive(Debug)]
@@ -74,6 +83,9 @@ impl Reply {
             Self::Join(r) => Self::Join(JoinReply::error(r.member_id, error)),
             Self::Sync(_) => Self::Sync(SyncReply::error(error)),
             Self::Heartbeat(_) => Self::Heartbeat(error),
+            Self::ConsumerHeartbeat(_) => {
+                Self::ConsumerHeartbeat(ConsumerHeartbeatReply::error(error, None))
+            }
             Self::Leave(_) => Self::Leave(LeaveReply { error, members: Vec::new() }),
             Self::Commit(_) => Self::Commit(CommitReply { error, topics: Vec::new() }),
             Self::Fetch(_) => {
@@ -115,4 +127,23 @@ pub(super) const fn append_error(error: ErrorCode) -> ErrorCode {
         | ErrorCode::InvalidFetchSize => ErrorCode::UnknownServerError,
         e => e,
     }
+}
+
+/// Cuts `records` into runs that fit a batch.
+pub(super) fn in_batches(records: Vec<Record>) -> VecDeque<Arc<[Record]>> {
+    let mut batches = VecDeque::new();
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    for record in records {
+        let size = RECORD_OVERHEAD_BYTES + record.len_about();
+        if bytes + size > APPEND_BYTES && !batch.is_empty() {
+            batches.push_back(std::mem::take(&mut batch).into());
+            bytes = 0;
+        }
+        bytes += size;
+        batch.push(record);
+    }
+    if !batch.is_empty() {
+        batches.push_back(batch.into());
+    }
+    batches
 }

@@ -137,7 +137,7 @@ pub const FEATURES: &[Feature] = &[
         name: GROUP_VERSION,
         levels: &[Level { level: 1, bootstrap: 22, needs: &[] }],
         supported_max: 1,
-        served_max: 0,
+        served_max: 1,
     },
     Feature {
         name: ELR_VERSION,

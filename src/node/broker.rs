@@ -14,8 +14,8 @@ use crate::{
     config::{ServerConfig, sections::LogsConfig},
     controller::{BrokerLifecycle, BrokerSettings, BrokerState, ControllerClient},
     coordinator::{
-        Transactions, driver::Coordinators, settings::Settings as GroupSettings,
-        txn_settings::TxnSettings,
+        ConsumerSettings, MigrationPolicy, Transactions, assignor::Assignor, driver::Coordinators,
+        settings::Settings as GroupSettings, txn_settings::TxnSettings,
     },
     log::FlushDriver,
     metadata::{Delta, Endpoint, Image, ResourceType, Update, features},
@@ -231,6 +231,28 @@ fn group_settings(config: &ServerConfig) -> GroupSettings {
         metadata_max: usize::try_from(g.offset_metadata_max_bytes).unwrap_or(0),
         load_buffer_bytes: g.offsets_load_buffer_bytes,
         partitions: g.offsets_partitions,
+        consumer: consumer_settings(config),
+    }
+}
+
+fn consumer_settings(config: &ServerConfig) -> ConsumerSettings {
+    let g = &config.group;
+    let known = g.consumer_assignors.iter().filter_map(|name| Assignor::from_name(name));
+    let policy = MigrationPolicy::from_name(&g.consumer_migration_policy);
+    ConsumerSettings {
+        session_timeout_ms: g.consumer_session_timeout_ms,
+        min_session_timeout_ms: g.consumer_min_session_timeout_ms,
+        max_session_timeout_ms: g.consumer_max_session_timeout_ms,
+        heartbeat_interval_ms: g.consumer_heartbeat_interval_ms,
+        min_heartbeat_interval_ms: g.consumer_min_heartbeat_interval_ms,
+        max_heartbeat_interval_ms: g.consumer_max_heartbeat_interval_ms,
+        assignment_interval_ms: g.consumer_assignment_interval_ms,
+        min_assignment_interval_ms: g.consumer_min_assignment_interval_ms,
+        max_assignment_interval_ms: g.consumer_max_assignment_interval_ms,
+        max_size: g.consumer_max_size,
+        assignors: known.collect(),
+        migration_policy: policy.unwrap_or(MigrationPolicy::Bidirectional),
+        regex_refresh_interval_ms: i64::from(g.consumer_regex_refresh_interval_ms),
     }
 }
 

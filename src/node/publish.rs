@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use crate::{
     base::NodeId,
     config::ServerConfig,
-    coordinator::{Transactions, driver::Coordinators},
-    metadata::{Delta, Image, ResourceType, features::TRANSACTION_VERSION},
+    coordinator::{Transactions, calls_consumer::ChangedTopics, driver::Coordinators},
+    metadata::{Delta, Image, PartitionRegistration, ResourceType, features::TRANSACTION_VERSION},
     node::{
         offsets_log::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
         schema,
@@ -70,6 +70,7 @@ impl Publisher {
     }
 
     fn tell_coordinators(&self, delta: &Delta, image: &Image, offices: &[Office]) {
+        self.tell_of_metadata(delta, image);
         if let Some(topic) = image.topics().by_name(OFFSETS_TOPIC) {
             self.groups.set_partition_count(topic.partition_count());
         }
@@ -95,6 +96,30 @@ impl Publisher {
         let gone: Vec<_> = delta.deleted_topics().map(|t| (Arc::clone(&t.name), t.id)).collect();
         if !gone.is_empty() {
             self.groups.topics_deleted(&gone);
+        }
+    }
+
+    /// Groups look at their topics again when these are new, gone, or have other partitions or
+    /// replicas than before.
+    fn tell_of_metadata(&self, delta: &Delta, image: &Image) {
+        let mut changed = ChangedTopics::default();
+        for topic in delta.created_topics() {
+            changed.created = true;
+            changed.names.insert(Arc::clone(&topic.name));
+        }
+        changed.names.extend(delta.deleted_topics().map(|t| Arc::clone(&t.name)));
+        for p in delta.changed_partitions() {
+            let replicas = |p: Option<&PartitionRegistration>| p.map(|p| p.replicas.clone());
+            if replicas(p.old) != replicas(p.new) && !changed.names.contains(p.topic) {
+                changed.names.insert(Arc::clone(p.topic));
+            }
+        }
+        let configured = delta
+            .changed_configs()
+            .any(|c| matches!(c.kind, ResourceType::Group | ResourceType::Broker));
+        let brokers = delta.changed_brokers().next().is_some();
+        if !changed.names.is_empty() || configured || brokers {
+            self.groups.metadata_changed(&Arc::new(image.clone()), &changed);
         }
     }
 

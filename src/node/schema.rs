@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use crate::{
     config::{
         CompressionType, Layers, ServerConfig, TimestampType, TopicConfig, describe, dynamic,
+        group,
         keys::{self, Kind},
         topic::validate_topic_configs,
         value::Value,
@@ -129,7 +130,8 @@ impl ConfigSchema for Schema {
                 changed.retain(|k, v| old.get(k) != Some(v));
                 dynamic::validate_broker_configs(&changed, one, &self.settings.layers)
             }
-            ResourceType::ClientMetrics | ResourceType::Group => Err(format!(
+            ResourceType::Group => group::validate(&owned(new), &self.settings.layers),
+            ResourceType::ClientMetrics => Err(format!(
                 "Settings of {} resources are not supported by this version.",
                 resource.kind.code()
             )),

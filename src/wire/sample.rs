@@ -176,6 +176,8 @@ every_request! {
     cluster::UnregisterBrokerRequest,
     txn::DescribeTransactionsRequest,
     txn::ListTransactionsRequest,
+    consumer_groups::ConsumerGroupHeartbeatRequest,
+    consumer_groups::ConsumerGroupDescribeRequest,
     configs::ListConfigResourcesRequest,
     metadata::DescribeTopicPartitionsRequest,
     quorum::AddRaftVoterRequest,

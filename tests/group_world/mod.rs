@@ -1,5 +1,8 @@
 //! One shard over a log in memory, with time that is told, for the stories and the histories.
 
+// Not every test uses all of it.
+#![allow(dead_code)]
+
 use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -8,9 +11,12 @@ use vltava::{
     coordinator::{
         Appended, Settings,
         calls::{Call, Effect, EndTxnCall, Protocol, Reply, Token, TxnWrite},
+        calls_consumer::{ChangedTopics, Rebalance, ResolvedRegexes},
         records::Record,
         shard::Shard,
+        topic_regex,
     },
+    metadata::{self, Delta, Image},
 };
 
 /// One record of the log.
@@ -35,6 +41,10 @@ pub(crate) struct World {
     pub(crate) tokens: Token,
     pub(crate) replies: Vec<(Token, Reply)>,
     pub(crate) appends: Vec<(Offset, Vec<Logged>)>,
+    /// Regular expressions that were looked up, before the shard is told.
+    pub(crate) resolved: Vec<(Arc<str>, Arc<str>, ResolvedRegexes)>,
+    pub(crate) rebalances: Vec<Rebalance>,
+    pub(crate) image: Arc<Image>,
 }
 
 impl World {
@@ -50,6 +60,9 @@ impl World {
             tokens: 0,
             replies: vec![],
             appends: vec![],
+            resolved: vec![],
+            rebalances: vec![],
+            image: Arc::default(),
         };
         world.load();
         world
@@ -77,6 +90,7 @@ impl World {
                 Logged::End(call) => shard.replay_end_txn(call.producer_id, call.commit),
             }
         }
+        shard.metadata_changed(self.image.clone(), &ChangedTopics::default());
         self.shard = Some(shard);
         let end = self.log.len() as Offset;
         self.step(|shard, now, out| shard.loaded(end, now, out));
@@ -97,6 +111,11 @@ impl World {
                             self.replies.push((token, reply));
                         }
                     }
+                    Effect::ResolveRegexes { group, member, regexes, image } => {
+                        let resolved = topic_regex::resolve(&image, &regexes, self.now.wall_ms);
+                        self.resolved.push((group, member, resolved));
+                    }
+                    Effect::Rebalance(why) => self.rebalances.push(why),
                     Effect::Append { ticket, records } => {
                         let records = records.iter().cloned().map(Logged::Plain).collect();
                         let result = self.append(records);
@@ -131,6 +150,39 @@ impl World {
         }
         self.appends.push((last_offset + 1 - records.len() as Offset, records));
         Ok(Appended { last_offset, high_watermark: self.high_watermark })
+    }
+
+    /// Tells the shard what was looked up.
+    pub(crate) fn resolve(&mut self) {
+        for (group, member, resolved) in std::mem::take(&mut self.resolved) {
+            self.step(|shard, now, out| {
+                shard.regexes_resolved(&group, &member, resolved, now, out);
+            });
+        }
+    }
+
+    /// Replays metadata records, and tells the shard of the topics that they are about.
+    pub(crate) fn metadata(&mut self, records: &[metadata::Record]) {
+        let mut delta = Delta::new(&self.image);
+        let mut position = self.image.position;
+        for record in records {
+            position.offset += 1;
+            delta.replay(record, position.offset).unwrap();
+        }
+        delta.advance(position);
+        let mut changed = ChangedTopics::default();
+        changed.created = delta.created_topics().next().is_some();
+        let topics = |i: &Image| -> Vec<_> {
+            delta
+                .changed_topics()
+                .filter_map(|id| Some(i.topics().by_id(id)?.name.clone()))
+                .collect()
+        };
+        changed.names.extend(topics(delta.base()));
+        changed.names.extend(topics(delta.image()));
+        self.image = Arc::new(delta.apply());
+        let image = self.image.clone();
+        self.shard.as_mut().unwrap().metadata_changed(image, &changed);
     }
 
     pub(crate) fn commit_all(&mut self) {

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 
 use crate::{
     base::ErrorCode,
-    config::describe::{self, ConfigEntry},
+    config::{
+        describe::{self, ConfigEntry},
+        group,
+    },
     metadata::{ConfigResource, Image, ResourceType},
     pb::controller::{self as pb, submit_reply::Reply, submit_request::Command},
     server::{
@@ -25,6 +28,7 @@ use crate::{
 const ALTER_TIMEOUT_MS: i32 = 30_000;
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
+const GROUP: i8 = 32;
 
 /// DescribeConfigs.
 pub(crate) fn describe_configs(
@@ -83,6 +87,14 @@ fn describe_one(
                 node.node_id()
             ),
         )),
+        GROUP if name.is_empty() => {
+            Err(Failure::new(ErrorCode::InvalidRequest, "Group name must not be empty".to_owned()))
+        }
+        GROUP => {
+            let resource = ConfigResource { kind: ResourceType::Group, name: name.into() };
+            let own = image.configs().get(&resource).map(|p| owned(p)).unwrap_or_default();
+            Ok(group::describe_group(&own, &layers))
+        }
         other => Err(Failure::new(
             ErrorCode::InvalidRequest,
             format!("Unsupported resource type: {other}"),
@@ -202,7 +214,6 @@ pub(crate) fn list_config_resources(
     request: ListConfigResourcesRequest,
 ) -> ListConfigResourcesResponse {
     const CLIENT_METRICS: i8 = 16;
-    const GROUP: i8 = 32;
     let image = broker.image();
     let known = [TOPIC, BROKER, CLIENT_METRICS, GROUP];
     let types: BTreeSet<i8> = match (caller.version, request.resource_types.is_empty()) {

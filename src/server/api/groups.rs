@@ -49,7 +49,7 @@ impl TopicNames for Names {
     }
 }
 
-fn client(caller: &Caller) -> Client {
+pub(crate) fn client(caller: &Caller) -> Client {
     Client { id: Arc::clone(&caller.client_id), host: Arc::clone(&caller.host) }
 }
 

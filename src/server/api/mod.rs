@@ -3,6 +3,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod configs;
+pub(crate) mod consumer_groups;
 pub(crate) mod fetch;
 mod fetch_read;
 pub(crate) mod groups;
@@ -163,6 +164,14 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::UnregisterBroker, run: in_time!(Admin, cluster::unregister_broker) },
     Row { key: ApiKey::DescribeTransactions, run: at_once!(txn::describe_transactions) },
     Row { key: ApiKey::ListTransactions, run: at_once!(txn::list_transactions) },
+    Row {
+        key: ApiKey::ConsumerGroupHeartbeat,
+        run: in_time!(consumer_groups::consumer_group_heartbeat),
+    },
+    Row {
+        key: ApiKey::ConsumerGroupDescribe,
+        run: at_once!(consumer_groups::consumer_group_describe),
+    },
     Row { key: ApiKey::ListConfigResources, run: at_once!(configs::list_config_resources) },
     Row {
         key: ApiKey::DescribeTopicPartitions,

@@ -2,7 +2,7 @@
 
 use crate::{
     base::ErrorCode,
-    metadata::features,
+    metadata::{Image, features},
     server::{
         api::ROWS,
         context::{Admin, Caller},
@@ -39,7 +39,11 @@ pub(crate) fn api_versions(
     let finalized = image.features().iter().filter(|(_, level)| *level > 0);
     ApiVersionsResponse {
         error_code: ErrorCode::None,
-        api_keys: ROWS.iter().filter(|r| r.is_served_by(node.role())).map(advertised).collect(),
+        api_keys: ROWS
+            .iter()
+            .filter(|r| r.is_served_by(node.role()) && is_on(r.key, &image))
+            .map(advertised)
+            .collect(),
         throttle_time_ms: 0,
         // Clients below version 4 cannot read a lowest level of 0.
         supported_features: features::supported()
@@ -60,6 +64,12 @@ pub(crate) fn api_versions(
             .collect(),
         zk_migration_ready: false,
     }
+}
+
+/// Consumer groups exist once their feature is finalized.
+fn is_on(key: ApiKey, image: &Image) -> bool {
+    let of_feature = matches!(key, ApiKey::ConsumerGroupHeartbeat | ApiKey::ConsumerGroupDescribe);
+    !of_feature || image.features().level(features::GROUP_VERSION) >= 1
 }
 
 fn advertised(row: &super::Row) -> ApiVersion {
