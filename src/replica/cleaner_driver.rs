@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     upkeep_driver,
 };
 use crate::{
-    base::{Offset, TopicPartition, Uuid},
+    base::{Mono, Offset, TopicPartition, Uuid},
     log::{Assignment, CleanError, CleanStats, CleanTerms, Cleaning, Log, LogError, Ward},
 };
 
@@ -61,7 +61,7 @@ struct State {
     /// Counts changes of the settings.
     revision: u64,
     /// Bytes since then.
-    window: (Instant, f64),
+    window: (Mono, f64),
     stopping: bool,
 }
 
@@ -97,7 +97,7 @@ impl CleanerDriver {
             uncleanable: BTreeSet::new(),
             running: BTreeSet::new(),
             revision: 0,
-            window: (Instant::now(), 0.0),
+            window: (table.clock.now().mono, 0.0),
             stopping: false,
         };
         let shared = Arc::new(Shared { table, state: Mutex::new(state), wake: Condvar::new() });
@@ -165,18 +165,18 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn mono(&self) -> Mono {
+        self.table.clock.now().mono
+    }
+
     fn work(&self, n: usize) {
         loop {
             let cleaned = self.grab().is_some_and(|(slot, work)| self.clean(&slot, &work));
             let mut state = self.lock();
-            let until = Instant::now() + state.settings.backoff;
+            let until = self.mono().after(state.settings.backoff);
             let revision = state.revision;
-            while !cleaned
-                && !state.stopping
-                && state.revision == revision
-                && Instant::now() < until
-            {
-                let pause = until.saturating_duration_since(Instant::now());
+            while !cleaned && !state.stopping && state.revision == revision && self.mono() < until {
+                let pause = until.since(self.mono());
                 state = self.wait(state, pause);
             }
             if state.stopping || n >= state.settings.threads {
@@ -243,10 +243,10 @@ impl Shared {
         let terms = self.terms();
         let mut pace = |bytes| self.pace(bytes);
         let mut cleaning = Cleaning::new(slot, work, terms, &mut pace);
-        let began = Instant::now();
+        let began = self.mono();
         let mut indexed = Duration::ZERO;
         let done = cleaning.index().and_then(|()| {
-            indexed = began.elapsed();
+            indexed = self.mono().since(began);
             cleaning.rewrite()
         });
         let stats = cleaning.stats();
@@ -255,7 +255,8 @@ impl Shared {
         let partition = slot.id();
         match done {
             Ok(end) => {
-                report(&partition, work, end, &stats, began.elapsed(), indexed);
+                let took = self.mono().since(began);
+                report(&partition, work, end, &stats, took, indexed);
                 upkeep_driver::write_cleaner_points(&self.table);
                 upkeep_driver::retention_of(&self.table, slot);
                 true
@@ -305,15 +306,15 @@ impl Shared {
             if rate >= UNLIMITED {
                 return true;
             }
-            let now = Instant::now();
+            let now = self.mono();
             if !counted {
                 state.window.1 += bytes as f64;
                 counted = true;
             }
             let (since, total) = state.window;
-            let passed = now.duration_since(since).as_secs_f64();
+            let passed = now.since(since).as_secs_f64();
             if total <= rate * passed {
-                if now.duration_since(since) > WINDOW {
+                if now.since(since) > WINDOW {
                     state.window = (now, 0.0);
                 }
                 return true;
