@@ -170,8 +170,12 @@ impl Shared {
     }
 
     fn work(&self, n: usize) {
+        // A start has better things to do than to look at logs that nobody uses yet.
+        let mut rest = true;
         loop {
-            let cleaned = self.grab().is_some_and(|(slot, work)| self.clean(&slot, &work));
+            let work = if rest { None } else { self.grab() };
+            rest = false;
+            let cleaned = work.is_some_and(|(slot, work)| self.clean(&slot, &work));
             let mut state = self.lock();
             let until = self.mono().after(state.settings.backoff);
             let revision = state.revision;
