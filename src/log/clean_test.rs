@@ -448,46 +448,6 @@ fn what_takes_segments_away_aborts_it() {
     }
 }
 
-/// Cleans a log with batches of every kind in the real file system. The directory is kept where
-/// `VLTAVA_KEEP_LOG` says, to be looked at with `kafka-dump-log`.
-#[test]
-fn on_the_real_file_system() {
-    let scratch = tempfile::tempdir().unwrap();
-    let kept = std::env::var_os("VLTAVA_KEEP_LOG").map(std::path::PathBuf::from);
-    let path = kept.as_deref().unwrap_or_else(|| scratch.path());
-    let (fs, files) = (Arc::new(crate::os::OsFs), Arc::new(FileCache::new(8)));
-    let (dir, _) = LogDir::open(fs, path, files).unwrap();
-    let config = LogConfig { segment_bytes: 60_000, ..compacting() };
-    let mut log = open(&dir, &config, Recovery::Clean).unwrap();
-    let (mut seeded, mut ms, mut sequences) = (Seeded::new(9), 1_700_000_000_000, [0; 2]);
-    for round in 0..30 {
-        updates(&mut log, &mut seeded, 30, &mut ms);
-        for (at, id) in [7, 8].into_iter().enumerate() {
-            let key = format!("key-{}", (round + at) % 12);
-            put(&mut log, txn(id, sequences[at], &key, ms), ms);
-            sequences[at] += 1;
-        }
-        end_txn(&mut log, 7, round % 3 == 0, ms);
-        end_txn(&mut log, 8, true, ms);
-        if round % 10 == 9 {
-            let (before, size) = (newest(&rows(&mut log)), log.size());
-            let stats;
-            (log, stats) = clean(log, terms(ms));
-            assert!(stats.is_some() && log.size() < size / 2);
-            let after = newest(&rows(&mut log));
-            assert!(before.keys().all(|k| after.contains_key(k)));
-        }
-    }
-    let want = rows(&mut log);
-    let aborted = log.aborted_transactions(0, log.log_end_offset(), at(0)).unwrap();
-    assert!(!aborted.is_empty());
-    let entry = log.close_clean(at(ms)).unwrap().unwrap();
-    drop(log);
-    let mut log = open(&dir, &config, Recovery::Known(entry)).unwrap();
-    assert_eq!(rows(&mut log), want);
-    log.close_clean(at(ms)).unwrap();
-}
-
 #[test]
 fn readers_keep_what_they_found() {
     let (fs, mut seeded, mut ms) = (sim(5), Seeded::new(5), 1000);
@@ -566,4 +526,49 @@ fn a_crash_at_any_step_loses_nothing() {
         }
     }
     assert!(steps > 30, "a cleaning has more steps than {steps}");
+}
+
+#[cfg(test)]
+mod on_disk {
+    use super::*;
+
+    /// Cleans a log with batches of every kind in the real file system. The directory is kept where
+    /// `VLTAVA_KEEP_LOG` says, to be looked at with `kafka-dump-log`.
+    #[test]
+    fn on_the_real_file_system() {
+        let scratch = tempfile::tempdir().unwrap();
+        let kept = std::env::var_os("VLTAVA_KEEP_LOG").map(std::path::PathBuf::from);
+        let path = kept.as_deref().unwrap_or_else(|| scratch.path());
+        let (fs, files) = (Arc::new(crate::os::OsFs), Arc::new(FileCache::new(8)));
+        let (dir, _) = LogDir::open(fs, path, files).unwrap();
+        let config = LogConfig { segment_bytes: 60_000, ..compacting() };
+        let mut log = open(&dir, &config, Recovery::Clean).unwrap();
+        let (mut seeded, mut ms, mut sequences) = (Seeded::new(9), 1_700_000_000_000, [0; 2]);
+        for round in 0..30 {
+            updates(&mut log, &mut seeded, 30, &mut ms);
+            for (at, id) in [7, 8].into_iter().enumerate() {
+                let key = format!("key-{}", (round + at) % 12);
+                put(&mut log, txn(id, sequences[at], &key, ms), ms);
+                sequences[at] += 1;
+            }
+            end_txn(&mut log, 7, round % 3 == 0, ms);
+            end_txn(&mut log, 8, true, ms);
+            if round % 10 == 9 {
+                let (before, size) = (newest(&rows(&mut log)), log.size());
+                let stats;
+                (log, stats) = clean(log, terms(ms));
+                assert!(stats.is_some() && log.size() < size / 2);
+                let after = newest(&rows(&mut log));
+                assert!(before.keys().all(|k| after.contains_key(k)));
+            }
+        }
+        let want = rows(&mut log);
+        let aborted = log.aborted_transactions(0, log.log_end_offset(), at(0)).unwrap();
+        assert!(!aborted.is_empty());
+        let entry = log.close_clean(at(ms)).unwrap().unwrap();
+        drop(log);
+        let mut log = open(&dir, &config, Recovery::Known(entry)).unwrap();
+        assert_eq!(rows(&mut log), want);
+        log.close_clean(at(ms)).unwrap();
+    }
 }
