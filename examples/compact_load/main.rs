@@ -78,7 +78,7 @@ fn mixed(n: u64) -> u64 {
 /// Key of update `n`, and whether it deletes.
 fn update(n: u64, keys: u64) -> (u64, bool) {
     let random = mixed(n);
-    (random % keys, (random >> 40) % DELETES == 0)
+    (random % keys, (random >> 40).is_multiple_of(DELETES))
 }
 
 struct Outcomes {
@@ -155,11 +155,11 @@ fn load(args: &Args) -> anyhow::Result<()> {
         let (from, to) = (at as u64 * args.updates / parts, (at as u64 + 1) * args.updates / parts);
         for n in from..to {
             send(&producer, args, n, &value)?;
-            if args.rate > 0 && n % 64 == 0 {
+            if args.rate > 0 && n.is_multiple_of(64) {
                 let due = Duration::from_secs_f64(n as f64 / args.rate as f64);
                 std::thread::sleep(due.saturating_sub(began.elapsed()));
             }
-            if n % 50_000 == 0 {
+            if n.is_multiple_of(50_000) {
                 println!("{}", done + producer.context().acked.load(Ordering::Relaxed));
                 io::stdout().flush()?;
             }
@@ -201,7 +201,7 @@ fn send(
             Err((e, _)) => return Err(e.into()),
         }
     }
-    if n % 256 == 0 {
+    if n.is_multiple_of(256) {
         producer.poll(Duration::ZERO);
     }
     Ok(())

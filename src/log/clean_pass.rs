@@ -17,7 +17,7 @@ use super::{
     error::{LogError, is_missing},
     log::Log,
     log_append::read_marker,
-    log_clean::{Assignment, LastRecord, Replacement},
+    log_clean::{Assignment, FilePos, LastRecord, Replacement},
     names,
     scan::Scanner,
 };
@@ -460,7 +460,7 @@ impl<'a, W: Ward> Cleaning<'a, W> {
         }
     }
 
-    fn open(&self, piece: &Piece, from: Offset) -> Result<(Arc<dyn File>, u64), CleanError> {
+    fn open(&self, piece: &Piece, from: Offset) -> Result<FilePos, CleanError> {
         let found = self.ward.with(|log| log.source(self.work, piece.base, from))?;
         found.ok_or(CleanError::Aborted)
     }

@@ -183,6 +183,13 @@ fn the_newest_record_of_every_key_stays_at_its_offset() {
             // The policy may change: what was cleaned must not be taken for damage.
             assert_eq!(rows(&mut reopened(&fs.crash(), &small(), point)), want);
         }
+        // A follower takes the holes as they are.
+        let mut follower = new_log(&sim(seed), &compacting());
+        for (_, batch) in read_all(&mut log, 0, 1) {
+            follower.append_follower(&batch, 1, at(ms)).unwrap().unwrap();
+        }
+        assert_eq!(rows(&mut follower), want);
+        assert_eq!(follower.log_end_offset(), log.log_end_offset());
         let entry = log.close_clean(at(ms)).unwrap().unwrap();
         drop(log);
         let mut log = open(&dir(&fs), &compacting(), Recovery::Known(entry)).unwrap();
@@ -502,9 +509,8 @@ fn a_crash_at_any_step_loses_nothing() {
                 let mut found = newest(&rows(&mut log));
                 // An aborted record is no value; it hides none, either.
                 let mut want = want.clone();
-                for key in [&b"key-1"[..]] {
-                    (found.remove(key), want.remove(key));
-                }
+                found.remove(&b"key-1"[..]);
+                want.remove(&b"key-1"[..]);
                 assert_eq!(found, want, "{name}");
                 let left_aborted = log.aborted_transactions(0, end, at(0)).unwrap().len();
                 let heads = headers(&mut log);
@@ -520,4 +526,49 @@ fn a_crash_at_any_step_loses_nothing() {
         }
     }
     assert!(steps > 30, "a cleaning has more steps than {steps}");
+}
+
+#[cfg(test)]
+mod on_disk {
+    use super::*;
+
+    /// Cleans a log with batches of every kind in the real file system. The directory is kept where
+    /// `VLTAVA_KEEP_LOG` says, to be looked at with `kafka-dump-log`.
+    #[test]
+    fn on_the_real_file_system() {
+        let scratch = tempfile::tempdir().unwrap();
+        let kept = std::env::var_os("VLTAVA_KEEP_LOG").map(std::path::PathBuf::from);
+        let path = kept.as_deref().unwrap_or_else(|| scratch.path());
+        let (fs, files) = (Arc::new(crate::os::OsFs), Arc::new(FileCache::new(8)));
+        let (dir, _) = LogDir::open(fs, path, files).unwrap();
+        let config = LogConfig { segment_bytes: 60_000, ..compacting() };
+        let mut log = open(&dir, &config, Recovery::Clean).unwrap();
+        let (mut seeded, mut ms, mut sequences) = (Seeded::new(9), 1_700_000_000_000, [0; 2]);
+        for round in 0..30 {
+            updates(&mut log, &mut seeded, 30, &mut ms);
+            for (at, id) in [7, 8].into_iter().enumerate() {
+                let key = format!("key-{}", (round + at) % 12);
+                put(&mut log, txn(id, sequences[at], &key, ms), ms);
+                sequences[at] += 1;
+            }
+            end_txn(&mut log, 7, round % 3 == 0, ms);
+            end_txn(&mut log, 8, true, ms);
+            if round % 10 == 9 {
+                let (before, size) = (newest(&rows(&mut log)), log.size());
+                let stats;
+                (log, stats) = clean(log, terms(ms));
+                assert!(stats.is_some() && log.size() < size / 2);
+                let after = newest(&rows(&mut log));
+                assert!(before.keys().all(|k| after.contains_key(k)));
+            }
+        }
+        let want = rows(&mut log);
+        let aborted = log.aborted_transactions(0, log.log_end_offset(), at(0)).unwrap();
+        assert!(!aborted.is_empty());
+        let entry = log.close_clean(at(ms)).unwrap().unwrap();
+        drop(log);
+        let mut log = open(&dir, &config, Recovery::Known(entry)).unwrap();
+        assert_eq!(rows(&mut log), want);
+        log.close_clean(at(ms)).unwrap();
+    }
 }

@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,6 +30,9 @@ use crate::base::{
 };
 
 const SUFFIXES: [&str; 4] = [names::LOG, names::INDEX, names::TIME_INDEX, names::TXN_INDEX];
+
+/// A file and a position in it.
+pub(super) type FilePos = (Arc<dyn File>, u64);
 
 /// One cleaning of one log, from [`Log::begin_cleaning`] on.
 #[derive(Debug, Clone)]
@@ -196,7 +199,7 @@ impl Log {
         work: &Assignment,
         base: Offset,
         from: Offset,
-    ) -> Result<Option<(Arc<dyn File>, u64)>, LogError> {
+    ) -> Result<Option<FilePos>, LogError> {
         if work.is_aborted() {
             return Ok(None);
         }
@@ -333,7 +336,7 @@ impl Log {
 
     /// Renames a file if it is there. A failure, even for want of space, is final: half of a swap
     /// is neither the old nor the new log.
-    fn rename_for_good(&self, from: &PathBuf, to: &PathBuf) -> Result<bool, LogError> {
+    fn rename_for_good(&self, from: &Path, to: &Path) -> Result<bool, LogError> {
         match self.dir.fs().rename(from, to) {
             Ok(()) => Ok(true),
             Err(e) if is_missing(&e) => Ok(false),

@@ -95,7 +95,8 @@ impl Retainer {
         let answer = |left| Ok(Filtered { left, read, kept });
         let Some(first) = spans.first() else { return answer(Left::Nothing) };
         let known = header.delete_horizon_ms();
-        let wanted = known.or((tombstones || horizon.marker).then_some(horizon.at_ms.max(0)));
+        let new = (tombstones || horizon.marker).then_some(horizon.at_ms.max(0));
+        let wanted = known.or(new);
         if kept == read && wanted == known {
             return answer(Left::Whole);
         }
@@ -201,8 +202,11 @@ mod tests {
         b.finish().to_vec()
     }
 
-    /// (offset, timestamp, key, headers) of what a batch holds.
-    fn read(bytes: &[u8]) -> (BatchHeader, Vec<(i64, i64, Vec<u8>, i32)>) {
+    /// Offset, timestamp, key, number of headers.
+    type Row = (i64, i64, Vec<u8>, i32);
+
+    /// What a batch holds.
+    fn read(bytes: &[u8]) -> (BatchHeader, Vec<Row>) {
         let h = BatchHeader::read(bytes).unwrap();
         assert_eq!(h.size, bytes.len());
         check_crc(&h, bytes).unwrap();

@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     upkeep_driver,
 };
 use crate::{
-    base::{Offset, TopicPartition, Uuid},
+    base::{Mono, Offset, TopicPartition, Uuid},
     log::{Assignment, CleanError, CleanStats, CleanTerms, Cleaning, Log, LogError, Ward},
 };
 
@@ -61,7 +61,7 @@ struct State {
     /// Counts changes of the settings.
     revision: u64,
     /// Bytes since then.
-    window: (Instant, f64),
+    window: (Mono, f64),
     stopping: bool,
 }
 
@@ -97,7 +97,7 @@ impl CleanerDriver {
             uncleanable: BTreeSet::new(),
             running: BTreeSet::new(),
             revision: 0,
-            window: (Instant::now(), 0.0),
+            window: (table.clock.now().mono, 0.0),
             stopping: false,
         };
         let shared = Arc::new(Shared { table, state: Mutex::new(state), wake: Condvar::new() });
@@ -165,18 +165,22 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn mono(&self) -> Mono {
+        self.table.clock.now().mono
+    }
+
     fn work(&self, n: usize) {
+        // A start has better things to do than to look at logs that nobody uses yet.
+        let mut rest = true;
         loop {
-            let cleaned = self.grab().is_some_and(|(slot, work)| self.clean(&slot, &work));
+            let work = if rest { None } else { self.grab() };
+            rest = false;
+            let cleaned = work.is_some_and(|(slot, work)| self.clean(&slot, &work));
             let mut state = self.lock();
-            let until = Instant::now() + state.settings.backoff;
+            let until = self.mono().after(state.settings.backoff);
             let revision = state.revision;
-            while !cleaned
-                && !state.stopping
-                && state.revision == revision
-                && Instant::now() < until
-            {
-                let pause = until.saturating_duration_since(Instant::now());
+            while !cleaned && !state.stopping && state.revision == revision && self.mono() < until {
+                let pause = until.since(self.mono());
                 state = self.wait(state, pause);
             }
             if state.stopping || n >= state.settings.threads {
@@ -243,10 +247,10 @@ impl Shared {
         let terms = self.terms();
         let mut pace = |bytes| self.pace(bytes);
         let mut cleaning = Cleaning::new(slot, work, terms, &mut pace);
-        let began = Instant::now();
+        let began = self.mono();
         let mut indexed = Duration::ZERO;
         let done = cleaning.index().and_then(|()| {
-            indexed = began.elapsed();
+            indexed = self.mono().since(began);
             cleaning.rewrite()
         });
         let stats = cleaning.stats();
@@ -255,7 +259,8 @@ impl Shared {
         let partition = slot.id();
         match done {
             Ok(end) => {
-                report(&partition, work, end, &stats, began.elapsed(), indexed);
+                let took = self.mono().since(began);
+                report(&partition, work, end, &stats, took, indexed);
                 upkeep_driver::write_cleaner_points(&self.table);
                 upkeep_driver::retention_of(&self.table, slot);
                 true
@@ -305,15 +310,15 @@ impl Shared {
             if rate >= UNLIMITED {
                 return true;
             }
-            let now = Instant::now();
+            let now = self.mono();
             if !counted {
                 state.window.1 += bytes as f64;
                 counted = true;
             }
             let (since, total) = state.window;
-            let passed = now.duration_since(since).as_secs_f64();
+            let passed = now.since(since).as_secs_f64();
             if total <= rate * passed {
-                if now.duration_since(since) > WINDOW {
+                if now.since(since) > WINDOW {
                     state.window = (now, 0.0);
                 }
                 return true;
@@ -359,5 +364,108 @@ fn report(
     if stats.keyless > 0 {
         let count = stats.keyless;
         tracing::warn!(%partition, count, "records without a key were dropped by compaction");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        base::{
+            NodeId, Now,
+            ports::{Fs, OpenMode},
+        },
+        log::{FileCache, FlushDriver, LogConfig, LogDir},
+        record::{BatchBuilder, BatchHeader, Rules},
+        replica::{partition::Partition, settings::PartitionSettings, table::Dir},
+        testing::{
+            clock::{SimClock, SimEntropy},
+            fs::SimFs,
+        },
+    };
+
+    fn settings(threads: usize) -> CleanerSettings {
+        CleanerSettings {
+            threads,
+            dedupe_bytes: 1 << 20,
+            load_factor: 0.9,
+            buffer_bytes: 8192,
+            bytes_per_second: f64::MAX,
+            backoff: Duration::from_secs(15),
+        }
+    }
+
+    /// A driver without threads over partitions 0 to 2 of a compacted topic, each dirtier than the
+    /// one before.
+    fn driver(fs: &SimFs) -> CleanerDriver {
+        fs.create_dir_all(Path::new("/d")).unwrap();
+        let files = Arc::new(FileCache::new(64));
+        let log_dir = LogDir::open(Arc::new(fs.clone()), Path::new("/d"), files).unwrap().0;
+        let flusher = Arc::new(FlushDriver::stepped());
+        let dir = Dir { log_dir, id: Uuid([1; 16]), name: "/d".to_owned(), flusher };
+        let (clock, entropy) = (Arc::new(SimClock::new(0)), Arc::new(SimEntropy::new(1)));
+        let table = ReplicaTable::new(NodeId(1), vec![dir], 10, clock, entropy);
+        let log = LogConfig { compact: true, delete: false, ..LogConfig::default() };
+        let log = LogConfig { segment_bytes: 1000, min_cleanable_ratio: 0, ..log };
+        let settings_of = Arc::new(PartitionSettings {
+            rules: Rules::default(),
+            log: Arc::new(log),
+            min_insync_replicas: 1,
+            lag_max: Duration::from_secs(30),
+            followers_serve: false,
+        });
+        for partition in 0..3 {
+            let (id, topic_id) = (TopicPartition::new("t", partition), Uuid([2; 16]));
+            let log_dir = Arc::clone(&table.dirs()[0].log_dir);
+            let config = Arc::clone(&settings_of.log);
+            let mut log = Log::create(log_dir, id.clone(), Some(topic_id), config, Now::default());
+            for _ in 0..20 {
+                let mut batch = BatchBuilder::default();
+                batch.append(1, Some(b"key"), Some(&[7; 100]), &[]).unwrap();
+                let bytes = batch.finish();
+                let header = BatchHeader::read(&bytes).unwrap();
+                log.append_leader(&bytes, &header, 0, Now::default()).unwrap();
+            }
+            let brokers = Arc::clone(&table.brokers);
+            let state = Partition::new(
+                brokers,
+                log,
+                Arc::clone(&settings_of),
+                4 + i64::from(partition) * 5,
+            );
+            table.add(&id, topic_id, 0, state);
+        }
+        CleanerDriver::start(Arc::new(table), settings(0)).unwrap()
+    }
+
+    #[test]
+    fn the_filthiest_first_and_what_cannot_be_cleaned_is_left_alone() {
+        let fs = SimFs::new(1);
+        let driver = driver(&fs);
+        let shared = &driver.shared;
+        let damaged = fs.open(Path::new("/d/t-1/00000000000000000000.log"), OpenMode::ReadWrite);
+        damaged.unwrap().write_all_at(&[b"\xff"], 80).unwrap();
+        // Below the high watermark of partition 0 lies no whole segment.
+        let mut order = Vec::new();
+        while let Some((slot, work)) = shared.grab() {
+            order.push(slot.partition);
+            assert!(shared.clean(&slot, &work));
+        }
+        order.sort_unstable();
+        assert_eq!(order, [1, 2]);
+        let points = fs.read(Path::new("/d/cleaner-offset-checkpoint"), 99).unwrap();
+        assert_eq!(String::from_utf8(points).unwrap(), "0\n1\nt 2 10\n");
+        assert!(shared.lock().in_progress.is_empty());
+        driver.configure(CleanerSettings { load_factor: 0.8, ..settings(0) });
+        assert_eq!(shared.grab().map(|(slot, _)| slot.partition), Some(1), "tried again");
+    }
+
+    #[test]
+    fn the_throttle_waits_for_what_is_too_much() {
+        assert_eq!(wait_for(1000.0, 100.0, 4.0), Duration::from_secs(6));
+        assert_eq!(wait_for(1000.0, 100.0, 40.0), Duration::from_millis(1));
+        assert_eq!(wait_for(1000.0, 0.0, 1.0), LOOK);
     }
 }

@@ -205,6 +205,11 @@ pub(super) fn write_cleaner_points(table: &ReplicaTable) {
         if dir.log_dir.offline_reason().is_some() || written.as_ref() == Some(&points) {
             continue;
         }
+        // Where nothing is compacted there need be no file.
+        let path = dir.log_dir.path().join(OffsetFile::Cleaner.name());
+        if points.is_empty() && matches!(dir.log_dir.fs().stat(&path), Ok(None)) {
+            continue;
+        }
         match dir.log_dir.write_offsets(OffsetFile::Cleaner, &points) {
             Ok(()) => *written = Some(points),
             Err(e) => {
