@@ -54,7 +54,7 @@ How a key changes: with a restart; for one broker while it runs; for the cluster
 for one broker of it.
 
 Keys of what this version does not have yet are checked and have no effect: compaction
-(`log.cleaner.*`), transactions (`transaction.*`), consumer groups of KIP-848 (`group.consumer.*`),
+(`log.cleaner.*`), consumer groups of KIP-848 (`group.consumer.*`),
 quotas and the throttles of replication (`leader.replication.throttled.*`,
 `follower.replication.throttled.*`, `replica.alter.log.dirs.*`), and of the metadata log
 `metadata.max.retention.*`, `metadata.max.idle.interval.ms`, `controller.quorum.append.linger.ms`.
