@@ -369,7 +369,7 @@ fn transactions_are_whole_when_coordinators_and_leaders_are_killed() {
     assert!(committed.len() >= 30, "{} were committed, {unknown:?} unknown", committed.len());
     // Whatever is open is ended by the next life.
     drop(producer);
-    cluster.producer("tx", &[]);
+    drop(cluster.producer("tx", &[]));
     let seen = cluster.values("t", 3, "read_committed", committed.len() * 3);
     let mut counts: BTreeMap<i32, usize> = BTreeMap::new();
     for value in &seen {

@@ -56,6 +56,8 @@ pub(super) struct Inner {
     transaction_version: AtomicI16,
     /// How new metadata must be to say that a partition is gone: as the latest election here.
     as_of: AtomicI64,
+    /// Shards loaded so far: each counts its endings from its own number on.
+    loads: AtomicU64,
     /// When the timer will wake, as [`Mono`].
     wakes_at: AtomicU64,
     /// Wakes the timer early.
@@ -89,6 +91,7 @@ impl Transactions {
             as_of: AtomicI64::new(0),
             settings: Arc::new(settings),
             runtime: runtime.clone(),
+            loads: AtomicU64::new(0),
             wakes_at: AtomicU64::new(Mono::NEVER.0),
             earlier: Notify::new(),
             markers,
@@ -430,7 +433,8 @@ async fn watch_commits(inner: Arc<Inner>, partition: PartitionId, shared: Shared
 /// Replays the log of a partition and makes its shard active.
 async fn load(inner: Arc<Inner>, partition: PartitionId, shared: Shared) {
     let began = inner.clock.now().mono;
-    let mut shard = Box::new(TxnShard::new(inner.settings.clone()));
+    let first_run = inner.loads.fetch_add(1, Ordering::AcqRel) << 32;
+    let mut shard = Box::new(TxnShard::new(inner.settings.clone(), first_run));
     let loaded = replay(&inner, partition, &shared, &mut shard).await;
     let mut slot = shared.lock();
     if !matches!(slot.role, Role::Loading) {

@@ -62,15 +62,17 @@ pub struct TxnShard {
 }
 
 impl TxnShard {
-    /// A shard without transactional ids, to be filled by [`TxnShard::replay`].
+    /// A shard without transactional ids, to be filled by [`TxnShard::replay`]. It counts the endings
+    /// of transactions from `first_run` on: no two shards of a broker may share a number, so that
+    /// markers of a shard that was unloaded are not taken for this one's.
     #[must_use]
-    pub fn new(settings: Arc<TxnSettings>) -> Self {
+    pub fn new(settings: Arc<TxnSettings>, first_run: u64) -> Self {
         Self {
             settings,
             txns: BTreeMap::new(),
             writing: BTreeMap::new(),
             next_ticket: 0,
-            next_run: 0,
+            next_run: first_run,
             written: VecDeque::new(),
             late: BTreeSet::new(),
             again: BTreeSet::new(),

@@ -137,7 +137,7 @@ fn a_transaction_begins_with_the_word_of_its_coordinator() {
     assert_eq!(p.check(&first, guard, Some(&asked)).unwrap(), None);
     p.apply(&first, 0, None);
     asked.appended(&first);
-    assert_eq!(p.has_open(7, 0).unwrap(), true);
+    assert!(p.has_open(7, 0).unwrap());
     assert_eq!(p.check(&second, CLIENT, Some(&asked)).unwrap(), None);
     let open = OpenTxn { producer_id: 7, producer_epoch: 0, first_offset: 0, last_timestamp: 0 };
     assert_eq!(p.open().collect::<Vec<_>>(), [open]);

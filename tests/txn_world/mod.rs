@@ -28,6 +28,7 @@ pub(crate) struct World {
     pub(crate) gives_ids: bool,
     pub(crate) wanted_ids: usize,
     pub(crate) next_id: i64,
+    pub(crate) loads: u64,
     pub(crate) at: At,
     pub(crate) tokens: Token,
     pub(crate) replies: Vec<(Token, TxnReply)>,
@@ -51,6 +52,7 @@ impl World {
             gives_ids: true,
             wanted_ids: 0,
             next_id: 1000,
+            loads: 0,
             at: At { now, transaction_version },
             tokens: 0,
             replies: vec![],
@@ -69,9 +71,10 @@ impl World {
             shard.unload(&mut out);
             self.carry_out(out);
         }
-        self.to_mark.clear();
+        let stale = std::mem::take(&mut self.to_mark);
+        self.loads += 1;
         self.wanted_ids = 0;
-        let mut shard = TxnShard::new(self.settings.clone());
+        let mut shard = TxnShard::new(self.settings.clone(), self.loads << 32);
         for record in &self.log {
             let (key, value) = record.encode(self.at.transaction_version.min(1)).unwrap();
             shard.replay(TxnRecord::decode(&key, value.as_deref()).unwrap().unwrap());
@@ -79,6 +82,10 @@ impl World {
         self.high_watermark = self.log.len() as Offset;
         self.shard = Some(shard);
         self.step(TxnShard::loaded);
+        for m in stale {
+            let wanted = self.shard.as_ref().unwrap().wants_markers(&m.id, m.run);
+            assert!(!wanted, "markers of the shard before: {m:?}");
+        }
     }
 
     /// Another leader without what is above the high watermark.
