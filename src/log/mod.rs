@@ -29,6 +29,7 @@ mod log_clean;
 mod log_flush;
 mod log_read;
 mod log_truncate;
+mod marker;
 #[cfg(test)]
 mod model_test;
 pub mod names;
