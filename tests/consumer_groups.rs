@@ -215,3 +215,16 @@ fn classic_members_live_in_a_consumer_group_until_the_last_consumer_leaves() {
     node.send("t", 400, 500);
     poll_until("reads on", &[&old], &mut seen, |seen, _| seen.len() == 500);
 }
+
+#[test]
+fn a_regular_expression_finds_topics_that_come_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path());
+    node.create("r1", 1);
+    node.create("s1", 1);
+    let mut seen = BTreeSet::new();
+    let member = node.member("consumer", &["^r.*"]);
+    poll_until("one topic", &[&member], &mut seen, |_, s| sizes(s) == [1]);
+    node.create("r2", 2);
+    poll_until("two topics", &[&member], &mut seen, |_, s| sizes(s) == [3]);
+}

@@ -70,7 +70,7 @@ struct History {
 impl History {
     fn new(seed: u64, range: bool) -> Self {
         let mut consumer = ConsumerSettings {
-            assignment_interval_ms: if seed % 2 == 0 { 0 } else { 1_000 },
+            assignment_interval_ms: if seed.is_multiple_of(2) { 0 } else { 1_000 },
             ..Default::default()
         };
         if range {
@@ -79,7 +79,7 @@ impl History {
         let settings = Settings { consumer, ..Settings::default() };
         let agent = |n: usize| Agent {
             id: format!("m{n}-0"),
-            instance: (n % 3 == 0).then(|| format!("i{n}").into()),
+            instance: n.is_multiple_of(3).then(|| format!("i{n}").into()),
             topics: TOPICS.iter().take(1 + n % 3).map(|t| Arc::from(*t)).collect(),
             regex: n % 4 == 3,
             ..Default::default()
@@ -323,7 +323,7 @@ impl Agent {
 fn no_partition_has_two_users_and_in_the_end_each_has_one() {
     for seed in 1..=60_u64 {
         let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let mut history = History::new(seed, seed % 5 == 0);
+        let mut history = History::new(seed, seed.is_multiple_of(5));
         history.run(600, &mut dice);
         history.calm();
     }

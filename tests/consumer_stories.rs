@@ -225,8 +225,11 @@ impl Story {
     fn heartbeat(&mut self, group: Arc<str>, args: &Args<'_>) {
         let epoch = args.number("epoch", 0);
         let joins = epoch == 0;
-        let names =
-            args.0.get("topics").copied().or((joins && !args.0.contains_key("re")).then_some("a"));
+        let names = args
+            .0
+            .get("topics")
+            .copied()
+            .or_else(|| (joins && !args.0.contains_key("re")).then_some("a"));
         let call = ConsumerHeartbeatCall {
             group,
             client: Client { id: "c".into(), host: "/h".into() },
@@ -238,7 +241,11 @@ impl Story {
             topics: names.map(|t| t.split('+').filter(|t| !t.is_empty()).map(Arc::from).collect()),
             regex: args.optional("re"),
             assignor: args.optional("assignor"),
-            owned: args.0.get("owns").map(|o| partitions(o)).or(joins.then(Partitions::new)),
+            owned: args
+                .0
+                .get("owns")
+                .map(|o| partitions(o))
+                .or_else(|| joins.then(Partitions::new)),
             unique: self.draw(),
         };
         self.call(args.text("m", ""), Call::ConsumerHeartbeat(Box::new(call)));
@@ -320,7 +327,8 @@ impl Story {
     fn record(&self, record: &Record) -> String {
         let record = match record {
             Record::Offset { group, topic, partition, value } => {
-                let what = value.as_ref().map_or("gone".to_owned(), |v| format!("= {}", v.offset));
+                let what =
+                    value.as_ref().map_or_else(|| "gone".to_owned(), |v| format!("= {}", v.offset));
                 return format!("offset {group} {topic}-{partition} {what}");
             }
             Record::Group { group, value: None } => return format!("classic {group} gone"),
@@ -333,13 +341,13 @@ impl Story {
         };
         let gone = || "gone".to_owned();
         match &record.change {
-            Change::Epoch(v) => format!("epoch {}", v.map_or(gone(), |v| v.epoch.to_string())),
+            Change::Epoch(v) => format!("epoch {}", v.map_or_else(gone, |v| v.epoch.to_string())),
             Change::TopicMetadata(_) => "topic metadata gone".to_owned(),
             Change::TargetEpoch(v) => {
-                format!("target epoch {}", v.map_or(gone(), |v| v.epoch.to_string()))
+                format!("target epoch {}", v.map_or_else(gone, |v| v.epoch.to_string()))
             }
             Change::Member(id, v) => {
-                let what = v.as_ref().map_or(gone(), |v| {
+                let what = v.as_ref().map_or_else(gone, |v| {
                     let classic = if v.classic.is_some() { " classic" } else { "" };
                     let regex = v.regex.as_deref().filter(|r| !r.is_empty());
                     let regex = regex.map(|r| format!(" /{r}/")).unwrap_or_default();
@@ -348,11 +356,11 @@ impl Story {
                 format!("member {} {what}", self.label(id))
             }
             Change::Target(id, v) => {
-                let what = v.as_ref().map_or(gone(), |v| show(v));
+                let what = v.as_ref().map_or_else(gone, |v| show(v));
                 format!("target {} {what}", self.label(id))
             }
             Change::Current(id, v) => {
-                let what = v.as_ref().map_or(gone(), |v| {
+                let what = v.as_ref().map_or_else(gone, |v| {
                     let state = ["stable", "unrevoked", "unreleased"][v.state as usize];
                     let revoking = match v.revoking.is_empty() {
                         true => String::new(),
@@ -363,7 +371,7 @@ impl Story {
                 format!("current {} {what}", self.label(id))
             }
             Change::Regex(regex, v) => {
-                format!("/{regex}/ {}", v.as_ref().map_or(gone(), |v| format!("{:?}", v.topics)))
+                format!("/{regex}/ {}", v.as_ref().map_or_else(gone, |v| format!("{:?}", v.topics)))
             }
         }
     }
@@ -445,7 +453,7 @@ impl Story {
     fn why(&self, group: &str) -> String {
         let mut out = String::new();
         for r in self.world.shard.as_ref().unwrap().last_rebalances(group) {
-            let by = r.member.map_or("nobody".to_owned(), |m| self.label(&m));
+            let by = r.member.map_or_else(|| "nobody".to_owned(), |m| self.label(&m));
             let _ = writeln!(out, "epoch {} by {by}: {}", r.epoch, r.why);
         }
         out

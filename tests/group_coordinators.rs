@@ -10,15 +10,18 @@ use bytes::{Bytes, BytesMut};
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use vltava::{
-    base::{ErrorCode, Offset, PartitionId, Uuid},
+    base::{ErrorCode, NodeId, Offset, PartitionId, Uuid},
     coordinator::{
         Appended, Bounds, Chunk, Client, Coordinators, OffsetsLog, Settings, TopicNames,
+        calls_consumer::ChangedTopics,
         records::{OffsetAndMetadata, Record},
     },
+    metadata::{self, Delta, Image, PartitionRegistration, record::Partition},
     os::clock::{OsClock, OsEntropy},
     record::{BatchBuilder, Compression, batch},
     replica::txn::Origin,
     wire::api::{
+        consumer_groups::{ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest},
         group_offsets::{
             OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
             OffsetDeleteRequest, OffsetDeleteRequestPartition, OffsetDeleteRequestTopic,
@@ -355,7 +358,7 @@ async fn a_resignation_ends_the_waiting_and_the_next_election_reads_the_log() {
     let record =
         Record::Offset { group: "g".into(), topic: "t".into(), partition: 0, value: Some(value) };
     let (key, value) = record.encode().unwrap();
-    batch.append(1, Some(&[0, 3, 0, 1, b'g']), Some(&[0, 0]), &[]).unwrap();
+    batch.append(1, Some(&[0, 11, 0, 1, b'g']), Some(&[0, 0]), &[]).unwrap();
     batch.append(1, Some(&key), value.as_deref(), &[]).unwrap();
     batch.append(1, None, None, &[]).unwrap();
     log.append(0, 0, batch.finish()).unwrap();
@@ -387,4 +390,74 @@ async fn a_resignation_ends_the_waiting_and_the_next_election_reads_the_log() {
     c.topics_deleted(&[("t".into(), TOPIC_ID)]);
     assert_eq!(fetch(&c, 9).await, (-1, E::None));
     c.stop();
+}
+
+/// Metadata with topic `t` of two partitions.
+fn image() -> Arc<Image> {
+    let mut delta = Delta::new(&Image::default());
+    let state = PartitionRegistration::new(&[NodeId(1)], &[Uuid([9; 16])], &[NodeId(1)]);
+    let partition = |partition| {
+        let state = state.clone();
+        metadata::Record::Partition(Partition { topic_id: TOPIC_ID, partition, state })
+    };
+    let topic = metadata::Record::Topic { name: "t".into(), id: TOPIC_ID };
+    for record in [topic, partition(0), partition(1)] {
+        delta.replay(&record, 0).unwrap();
+    }
+    Arc::new(delta.apply())
+}
+
+#[tokio::test]
+async fn a_consumer_group_from_wire_to_wire() {
+    let log = MemoryLog::new();
+    let coordinators = start(&log);
+    coordinators.metadata_changed(&image(), &ChangedTopics::default());
+    elect(&coordinators, 1).await;
+    let client = Client { id: "c".into(), host: "/h".into() };
+    let mut request = ConsumerGroupHeartbeatRequest {
+        group_id: "g".into(),
+        member_id: "m".into(),
+        rebalance_timeout_ms: 1_000,
+        subscribed_topic_regex: Some("t|u".into()),
+        topic_partitions: Some(Vec::new()),
+        ..Default::default()
+    };
+    let joined = coordinators.consumer_group_heartbeat(request.clone(), 1, &client).await;
+    assert_eq!((joined.error_code, joined.member_epoch), (ErrorCode::None, 1));
+    // What the expression stands for is looked up beside.
+    (request.rebalance_timeout_ms, request.subscribed_topic_regex) = (-1, None);
+    (request.topic_partitions, request.member_epoch) = (None, 1);
+    let assigned = loop {
+        let reply = coordinators.consumer_group_heartbeat(request.clone(), 1, &client).await;
+        match reply.assignment {
+            Some(assignment) if !assignment.topic_partitions.is_empty() => break assignment,
+            _ => tokio::task::yield_now().await,
+        }
+    };
+    assert_eq!(assigned.topic_partitions[0].topic_id, TOPIC_ID);
+    assert_eq!(assigned.topic_partitions[0].partitions, [0, 1]);
+
+    // The next leader knows it all.
+    coordinators.resigned(coordinators.partition_of("g"), Some(2));
+    elect(&coordinators, 3).await;
+    let ask = ConsumerGroupDescribeRequest {
+        group_ids: vec!["g".into(), "nobody".into(), String::new()],
+        ..Default::default()
+    };
+    let shown = coordinators.consumer_group_describe(&ask).groups;
+    let codes: Vec<_> = shown.iter().map(|g| g.error_code).collect();
+    // The coordinator of "nobody" is another.
+    assert_eq!(codes, [ErrorCode::None, ErrorCode::NotCoordinator, ErrorCode::InvalidGroupId]);
+    assert_eq!((&*shown[0].group_state, shown[0].group_epoch), ("Stable", 2));
+    let member = &shown[0].members[0];
+    assert_eq!((&*member.member_id, member.member_type), ("m", 1));
+    assert_eq!(member.subscribed_topic_regex.as_deref(), Some("t|u"));
+    assert_eq!(member.assignment, member.target_assignment);
+    assert_eq!(member.assignment.topic_partitions[0].topic_name, "t");
+    let listed = coordinators.list_groups(ListGroupsRequest::default());
+    assert_eq!(
+        (&*listed.groups[0].group_type, &*listed.groups[0].group_state),
+        ("consumer", "Stable")
+    );
+    coordinators.stop();
 }

@@ -34,7 +34,7 @@ fn spec(
         .iter()
         .map(|(n, topics)| MemberSpec {
             id: format!("m{n:04}").into(),
-            instance_id: (n % 3 == 0).then(|| format!("i{:04}", 9999 - n).into()),
+            instance_id: n.is_multiple_of(3).then(|| format!("i{:04}", 9999 - n).into()),
             topics: Arc::new(of(topics)),
             assigned: last.get(n).cloned().unwrap_or_default(),
         })
@@ -75,7 +75,7 @@ fn check_balanced(target: &Target) {
 /// No partition could move straight from a reader with two more to one with two less.
 fn check_mixed_balance(spec: &Spec, target: &Target) {
     let sizes: Vec<_> = target.iter().map(|s| size(s)).collect();
-    for (topic, _) in &spec.counts {
+    for topic in spec.counts.keys() {
         for (a, from) in spec.members.iter().enumerate() {
             if !target[a].contains_key(topic) {
                 continue;

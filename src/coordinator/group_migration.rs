@@ -293,7 +293,7 @@ impl Shard {
         call: &HeartbeatCall,
         turn: &mut Turn<'_>,
     ) {
-        let error = self.try_classic_heartbeat(call, turn.now).map_or_else(|e| e.error, |e| e);
+        let error = self.try_classic_heartbeat(call, turn.now).unwrap_or_else(|e| e.error);
         self.reply_after_writes(token, Reply::Heartbeat(error), turn);
     }
 

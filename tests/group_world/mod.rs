@@ -170,8 +170,8 @@ impl World {
             delta.replay(record, position.offset).unwrap();
         }
         delta.advance(position);
-        let mut changed = ChangedTopics::default();
-        changed.created = delta.created_topics().next().is_some();
+        let created = delta.created_topics().next().is_some();
+        let mut changed = ChangedTopics { created, ..Default::default() };
         let topics = |i: &Image| -> Vec<_> {
             delta
                 .changed_topics()

@@ -140,11 +140,13 @@ fn answer(broker: &Broker, caller: &Caller, request: &MetadataRequest) -> Metada
         let wanted = request.topics.iter().flatten();
         wanted
             .map(|t| {
-                let found = match &t.name {
+                // Kafka's own consumers send an empty name with an id.
+                let name = t.name.as_ref().filter(|_| t.topic_id.is_zero());
+                let found = match name {
                     Some(name) => image.topics().by_name(name),
                     None => image.topics().by_id(t.topic_id),
                 };
-                found.map_or_else(|| unknown(t.name.clone(), t.topic_id), describe)
+                found.map_or_else(|| unknown(name.cloned(), t.topic_id), describe)
             })
             .collect()
     };
