@@ -53,6 +53,8 @@ pub struct Partition {
     pub(super) high_watermark: Offset,
     pub(super) committed: Waiters<oneshot::Sender<Committed>>,
     pub(super) flushed: Waiters<oneshot::Sender<Committed>>,
+    /// Who waits for the low watermark: until no live replica has the records they deleted.
+    pub(super) deleted: Waiters<oneshot::Sender<Committed>>,
     /// Fetches that wait for the high watermark.
     pub(super) readers: Listeners,
     /// Fetches of followers, which wait for the log end.
@@ -94,6 +96,7 @@ impl Partition {
             high_watermark: high_watermark.clamp(start, end.max(start)),
             committed: Waiters::default(),
             flushed: Waiters::default(),
+            deleted: Waiters::default(),
             readers: Listeners::default(),
             followers: Listeners::default(),
             flush: Flush::Idle,
@@ -106,6 +109,12 @@ impl Partition {
     #[must_use]
     pub fn settings(&self) -> &Arc<PartitionSettings> {
         &self.settings
+    }
+
+    /// The brokers as it sees them.
+    #[must_use]
+    pub fn brokers(&self) -> &Arc<Brokers> {
+        &self.brokers
     }
 
     /// Takes over changed settings.
@@ -134,8 +143,10 @@ impl Partition {
 
     /// Tells everybody who waits that it is over.
     pub fn dismiss(&mut self, code: ErrorCode) {
-        for waiter in self.committed.all().into_iter().chain(self.flushed.all()) {
-            let _ = waiter.send(Err(code));
+        for waiters in [&mut self.committed, &mut self.flushed, &mut self.deleted] {
+            for waiter in waiters.all() {
+                let _ = waiter.send(Err(code));
+            }
         }
         self.readers.ring();
         self.followers.ring();

@@ -125,7 +125,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::ApiVersions, run: at_once!(Admin, versions::api_versions) },
     Row { key: ApiKey::CreateTopics, run: in_time!(Admin, topics::create_topics) },
     Row { key: ApiKey::DeleteTopics, run: in_time!(Admin, topics::delete_topics) },
-    Row { key: ApiKey::DeleteRecords, run: at_once!(offsets::delete_records) },
+    Row { key: ApiKey::DeleteRecords, run: by_itself!(offsets::delete_records) },
     Row { key: ApiKey::InitProducerId, run: in_time!(cluster::init_producer_id) },
     Row { key: ApiKey::OffsetForLeaderEpoch, run: at_once!(offsets::offset_for_leader_epoch) },
     Row { key: ApiKey::DescribeConfigs, run: at_once!(Admin, configs::describe_configs) },
