@@ -19,6 +19,7 @@ use vltava::{
         leader::{IsrAnswer, IsrProposal},
         partition::{Committed, Isolation, Partition},
         partition_lead::FollowerRead,
+        quota::ThrottledReplicas,
         settings::PartitionSettings,
     },
     testing::{batches::Batch, fs::SimFs},
@@ -42,6 +43,7 @@ fn settings(min_isr: usize, durable: bool) -> Arc<PartitionSettings> {
         min_insync_replicas: min_isr,
         lag_max: Duration::from_secs(30),
         followers_serve: false,
+        throttled: ThrottledReplicas::default(),
     })
 }
 

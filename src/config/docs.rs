@@ -55,8 +55,7 @@ for one broker of it.
 
 Keys of what this version does not have yet are checked and have no effect: compaction
 (`log.cleaner.*`), transactions (`transaction.*`), consumer groups of KIP-848 (`group.consumer.*`),
-quotas and the throttles of replication (`leader.replication.throttled.*`,
-`follower.replication.throttled.*`, `replica.alter.log.dirs.*`), and of the metadata log
+client quotas, moves between log directories (`replica.alter.log.dirs.*`), and of the metadata log
 `metadata.max.retention.*`, `metadata.max.idle.interval.ms`, `controller.quorum.append.linger.ms`.
 Listeners with SSL or SASL, authorizers and policies are refused at the start instead.
 ";

@@ -30,7 +30,7 @@ use crate::{
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
-    server::{Broker, producer_ids::ProducerIds},
+    server::{Broker, context, producer_ids::ProducerIds},
 };
 
 /// Threads that sync files, for each log directory.
@@ -112,7 +112,11 @@ pub(crate) async fn start(
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let (failing, fatal) = watch::channel(None);
-    cordon(&broker, &broker.image());
+    let length = Duration::from_secs(config.replica.quota_sample_seconds.try_into().unwrap_or(1));
+    for quota in [&replicas.quotas.leader, &replicas.quotas.follower] {
+        quota.set_window(config.replica.quota_samples, length);
+    }
+    reconfigure(&broker, &broker.image());
     tasks.spawn(dirs::watch(Arc::clone(&broker), failing));
     tasks.spawn(dirs::assign(Arc::clone(&broker), found));
     let epoch = broker.lifecycle.watch_epoch();
@@ -273,7 +277,7 @@ impl Follower {
             .filter_map(|(.., new)| new)
             .any(|b| b.in_controlled_shutdown && !b.fenced && b.id != broker.node_id);
         if update.delta.changed_configs().any(|c| c.kind == ResourceType::Broker) {
-            cordon(broker, &update.image);
+            reconfigure(broker, &update.image);
         }
         broker.image.store(update.image);
         broker.published.send_replace(offset);
@@ -307,8 +311,13 @@ fn fetch_terms(config: &ServerConfig) -> FetchTerms {
     }
 }
 
-/// Has `cordoned.log.dirs` take effect.
-fn cordon(broker: &Broker, image: &Image) {
+/// Has those settings of the broker take effect that change while it runs: `cordoned.log.dirs`, and
+/// the limits of replication.
+fn reconfigure(broker: &Broker, image: &Image) {
+    let layers = context::layers(&broker.settings, broker.node_id, image);
+    let rates = ServerConfig::replication_rates(&layers);
+    broker.replicas.quotas.leader.set_bound(rates.leader);
+    broker.replicas.quotas.follower.set_bound(rates.follower);
     let dirs: Vec<_> = broker.replicas.dirs().iter().map(|d| (d.name.clone(), d.id)).collect();
     let cordoned = dirs::cordoned(&broker.settings, broker.node_id, image, &dirs);
     broker.replicas.set_cordoned(cordoned.clone());

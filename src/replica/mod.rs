@@ -22,6 +22,7 @@ mod partition_follow;
 pub mod partition_lead;
 mod partition_read;
 pub mod publish;
+pub mod quota;
 pub mod settings;
 pub mod table;
 mod timed;

@@ -117,6 +117,18 @@ impl Partition {
         &self.brokers
     }
 
+    /// Whether what it sends to followers counts against the leaders' quota.
+    #[must_use]
+    pub fn is_throttled_leader(&self) -> bool {
+        self.settings.throttled.leader.has(self.log.topic_partition().partition)
+    }
+
+    /// Whether what it fetches counts against the followers' quota.
+    #[must_use]
+    pub fn is_throttled_follower(&self) -> bool {
+        self.settings.throttled.follower.has(self.log.topic_partition().partition)
+    }
+
     /// Takes over changed settings.
     pub fn configure(&mut self, settings: Arc<PartitionSettings>) {
         self.log.set_config(Arc::clone(&settings.log));

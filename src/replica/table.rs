@@ -17,6 +17,7 @@ use super::{
     isr_queue::IsrQueue,
     partition::{Committed, Partition, Receipt, Refusal},
     partition_lead::{FollowerFound, FollowerRead},
+    quota::Quotas,
 };
 use crate::{
     base::{
@@ -117,6 +118,8 @@ pub struct ReplicaTable {
     sessions: Mutex<FetchSessions>,
     /// What the ISR driver has to look at.
     pub isr: IsrQueue,
+    /// Limits of replication traffic.
+    pub quotas: Quotas,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.
@@ -141,6 +144,7 @@ impl ReplicaTable {
             slots: RwLock::default(),
             sessions: Mutex::new(FetchSessions::new(sessions_max)),
             isr: IsrQueue::default(),
+            quotas: Quotas::default(),
             clock,
             entropy,
         }
