@@ -3,4 +3,5 @@
 
 mod cluster;
 mod deletion;
+mod directories;
 mod throttle;

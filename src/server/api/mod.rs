@@ -3,6 +3,7 @@
 
 pub(crate) mod cluster;
 pub(crate) mod configs;
+mod cordoned;
 pub(crate) mod fetch;
 mod fetch_read;
 pub(crate) mod groups;
