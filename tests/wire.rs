@@ -151,6 +151,7 @@ impl Visitor for Visited {
 }
 
 agree! {
+    cluster AlterReplicaLogDirsRequest AlterReplicaLogDirsResponse;
     cluster DescribeLogDirsRequest DescribeLogDirsResponse;
     cluster InitProducerIdRequest InitProducerIdResponse;
     cluster UnregisterBrokerRequest UnregisterBrokerResponse;

@@ -55,8 +55,9 @@ for one broker of it.
 
 Keys of what this version does not have yet are checked and have no effect: compaction
 (`log.cleaner.*`), transactions (`transaction.*`), consumer groups of KIP-848 (`group.consumer.*`),
-client quotas, moves between log directories (`replica.alter.log.dirs.*`), and of the metadata log
-`metadata.max.retention.*`, `metadata.max.idle.interval.ms`, `controller.quorum.append.linger.ms`.
+client quotas, `num.replica.alter.log.dirs.threads` (one task moves replicas), and of the metadata
+log `metadata.max.retention.*`, `metadata.max.idle.interval.ms`,
+`controller.quorum.append.linger.ms`.
 Listeners with SSL or SASL, authorizers and policies are refused at the start instead.
 ";
 

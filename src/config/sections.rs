@@ -139,6 +139,9 @@ section! {
         fetch_session_slots: usize = count "max.incremental.fetch.session.cache.slots",
         quota_samples: usize = count "replication.quota.window.num",
         quota_sample_seconds: i32 = int "replication.quota.window.size.seconds",
+        moves_quota_samples: usize = count "alter.log.dirs.replication.quota.window.num",
+        moves_quota_sample_seconds: i32 =
+            int "alter.log.dirs.replication.quota.window.size.seconds",
     }
 }
 

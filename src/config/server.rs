@@ -104,6 +104,8 @@ pub struct ReplicationRates {
     pub leader: i64,
     /// `follower.replication.throttled.rate`.
     pub follower: i64,
+    /// `replica.alter.log.dirs.io.max.bytes.per.second`.
+    pub moves: i64,
 }
 
 impl ServerConfig {
@@ -119,6 +121,7 @@ impl ServerConfig {
         ReplicationRates {
             leader: layers.long("leader.replication.throttled.rate"),
             follower: layers.long("follower.replication.throttled.rate"),
+            moves: layers.long("replica.alter.log.dirs.io.max.bytes.per.second"),
         }
     }
 

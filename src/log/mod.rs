@@ -6,6 +6,7 @@
 
 pub mod checkpoint;
 pub mod dir;
+mod dir_future;
 mod dir_state;
 pub mod epochs;
 pub mod error;

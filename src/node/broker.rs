@@ -27,6 +27,7 @@ use crate::{
         fetch_driver::{FetchTerms, Fetchers},
         fetch_frames::FetchSize,
         isr_driver::IsrDriver,
+        moves_driver,
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
@@ -81,6 +82,7 @@ pub(crate) async fn start(
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
     let groups = Coordinators::start(log, clock, entropy, group_settings(config));
     let (misplaced, found) = mpsc::unbounded_channel();
+    let to_assign = misplaced.clone();
     let publisher = Publisher {
         misplaced,
         node_id: config.node_id,
@@ -112,10 +114,7 @@ pub(crate) async fn start(
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let (failing, fatal) = watch::channel(None);
-    let length = Duration::from_secs(config.replica.quota_sample_seconds.try_into().unwrap_or(1));
-    for quota in [&replicas.quotas.leader, &replicas.quotas.follower] {
-        quota.set_window(config.replica.quota_samples, length);
-    }
+    set_quota_windows(config, &replicas);
     reconfigure(&broker, &broker.image());
     tasks.spawn(dirs::watch(Arc::clone(&broker), failing));
     tasks.spawn(dirs::assign(Arc::clone(&broker), found));
@@ -131,6 +130,13 @@ pub(crate) async fn start(
         lag_max: Duration::from_millis(config.replica.lag_time_max_ms.try_into().unwrap_or(0)),
     };
     isr.start(&mut tasks, stopping.clone());
+    let whose = Arc::clone(&broker);
+    let said = move |topic, partition| {
+        let image = whose.image();
+        image.topics().partition(topic, partition)?.directory(whose.node_id)
+    };
+    let (table, said) = (Arc::clone(&replicas), Arc::new(said));
+    moves_driver::start(&mut tasks, table, said, to_assign, stopping.clone());
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);
@@ -311,6 +317,15 @@ fn fetch_terms(config: &ServerConfig) -> FetchTerms {
     }
 }
 
+fn set_quota_windows(config: &ServerConfig, replicas: &ReplicaTable) {
+    let (r, quotas) = (&config.replica, &replicas.quotas);
+    let seconds = |n: i32| Duration::from_secs(n.try_into().unwrap_or(1));
+    for quota in [&quotas.leader, &quotas.follower] {
+        quota.set_window(r.quota_samples, seconds(r.quota_sample_seconds));
+    }
+    quotas.moves.set_window(r.moves_quota_samples, seconds(r.moves_quota_sample_seconds));
+}
+
 /// Has those settings of the broker take effect that change while it runs: `cordoned.log.dirs`, and
 /// the limits of replication.
 fn reconfigure(broker: &Broker, image: &Image) {
@@ -318,6 +333,7 @@ fn reconfigure(broker: &Broker, image: &Image) {
     let rates = ServerConfig::replication_rates(&layers);
     broker.replicas.quotas.leader.set_bound(rates.leader);
     broker.replicas.quotas.follower.set_bound(rates.follower);
+    broker.replicas.quotas.moves.set_bound(rates.moves);
     let dirs: Vec<_> = broker.replicas.dirs().iter().map(|d| (d.name.clone(), d.id)).collect();
     let cordoned = dirs::cordoned(&broker.settings, broker.node_id, image, &dirs);
     broker.replicas.set_cordoned(cordoned.clone());

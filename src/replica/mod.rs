@@ -17,6 +17,8 @@ pub mod isr_queue;
 pub mod leader;
 #[cfg(test)]
 mod leader_test;
+pub mod moves;
+pub mod moves_driver;
 pub mod partition;
 mod partition_follow;
 pub mod partition_lead;

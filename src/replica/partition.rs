@@ -16,6 +16,7 @@ use super::{
     brokers::Brokers,
     follower::Follower,
     leader::Leader,
+    moves::FutureReplica,
     settings::PartitionSettings,
     turned_away::TurnedAway,
     waiters::Waiters,
@@ -63,6 +64,8 @@ pub struct Partition {
     /// Whether a segment was closed and is not yet on its way to the disk.
     pub(super) rolled: bool,
     pub(super) turned_away: TurnedAway,
+    /// A copy that is being made in another directory.
+    pub(super) future: Option<Arc<FutureReplica>>,
 }
 
 /// A flush of this partition.
@@ -102,6 +105,7 @@ impl Partition {
             flush: Flush::Idle,
             rolled: false,
             turned_away: TurnedAway::default(),
+            future: None,
         }
     }
 
@@ -132,6 +136,9 @@ impl Partition {
     /// Takes over changed settings.
     pub fn configure(&mut self, settings: Arc<PartitionSettings>) {
         self.log.set_config(Arc::clone(&settings.log));
+        if let Some(copy) = &self.future {
+            copy.lock().set_config(Arc::clone(&settings.log));
+        }
         self.settings = settings;
     }
 
@@ -235,7 +242,7 @@ impl Partition {
     }
 
     /// Tells who waits for the disk, leader or follower.
-    fn tell_flushed(&mut self) {
+    pub(super) fn tell_flushed(&mut self) {
         let flushed = self.log.flushed_offset();
         for waiter in self.flushed.reached(flushed) {
             let _ = waiter.send(Ok(flushed));

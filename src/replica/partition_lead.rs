@@ -211,7 +211,9 @@ impl Partition {
     /// Below which offset no live replica has records any more; `None` if another broker leads.
     #[must_use]
     pub fn low_watermark(&self) -> Option<Offset> {
-        Some(self.leader()?.low_watermark(self.log.log_start_offset(), &self.brokers))
+        let own = self.log.log_start_offset();
+        let own = self.future().map_or(own, |copy| own.min(copy.start()));
+        Some(self.leader()?.low_watermark(own, &self.brokers))
     }
 
     /// Waits until no live replica has records below `offset` (`DelayedDeleteRecords`); what comes

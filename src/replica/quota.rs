@@ -207,6 +207,8 @@ pub struct Quotas {
     pub leader: Quota,
     /// What throttled followers fetch.
     pub follower: Quota,
+    /// What moves between log directories.
+    pub moves: Quota,
 }
 
 #[cfg(test)]
@@ -235,7 +237,7 @@ mod tests {
     #[test]
     fn not_more_samples_are_kept_than_the_window_has_and_one() {
         let mut rate = Rate::new(3, Duration::from_secs(1));
-        for n in 0..100 {
+        for n in 0..99 {
             rate.record(10, at(n * 250));
         }
         assert_eq!(rate.samples.len(), 4);

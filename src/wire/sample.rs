@@ -156,6 +156,7 @@ every_request! {
     offsets::OffsetForLeaderEpochRequest,
     configs::DescribeConfigsRequest,
     configs::AlterConfigsRequest,
+    cluster::AlterReplicaLogDirsRequest,
     cluster::DescribeLogDirsRequest,
     topics::CreatePartitionsRequest,
     groups::DeleteGroupsRequest,

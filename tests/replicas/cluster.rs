@@ -72,6 +72,18 @@ impl Node {
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
+    pub(crate) fn kill_and_restart(&mut self) {
+        self.kill_and_restart_after(|| ());
+    }
+
+    /// Dies, and comes back after `meanwhile`.
+    pub(crate) fn kill_and_restart_after(&mut self, meanwhile: impl FnOnce()) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        meanwhile();
+        self.process = run(&self.dir);
+    }
+
     /// The answer to one request.
     pub(crate) fn try_ask<R: Request>(&self, request: &R, version: i16) -> Option<R::Response> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
@@ -184,6 +196,10 @@ impl Cluster {
 
     pub(crate) fn node(&self, id: i32) -> &Node {
         self.nodes.iter().find(|n| n.id == id).unwrap()
+    }
+
+    pub(crate) fn node_mut(&mut self, id: i32) -> &mut Node {
+        self.nodes.iter_mut().find(|n| n.id == id).unwrap()
     }
 
     /// Makes a topic whose partitions have these replicas.

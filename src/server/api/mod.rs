@@ -131,6 +131,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::OffsetForLeaderEpoch, run: at_once!(offsets::offset_for_leader_epoch) },
     Row { key: ApiKey::DescribeConfigs, run: at_once!(Admin, configs::describe_configs) },
     Row { key: ApiKey::AlterConfigs, run: in_time!(Admin, configs::alter_configs) },
+    Row { key: ApiKey::AlterReplicaLogDirs, run: at_once!(cluster::alter_replica_log_dirs) },
     Row { key: ApiKey::DescribeLogDirs, run: at_once!(cluster::describe_log_dirs) },
     Row { key: ApiKey::CreatePartitions, run: in_time!(Admin, topics::create_partitions) },
     Row { key: ApiKey::DeleteGroups, run: in_time!(groups::delete_groups) },
