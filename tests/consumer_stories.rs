@@ -6,7 +6,7 @@ mod group_world;
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use group_world::{World, protocols};
+use group_world::{Logged, World, protocols};
 use vltava::{
     base::{ErrorCode, NodeId, Uuid},
     coordinator::{
@@ -310,6 +310,7 @@ impl Story {
         let mut out = String::new();
         for (offset, records) in std::mem::take(&mut self.world.appends) {
             for (offset, record) in (offset..).zip(&*records) {
+                let Logged::Plain(record) = record else { unreachable!("no transactions here") };
                 let _ = writeln!(out, "log {offset}: {}", self.record(record));
             }
         }
@@ -378,6 +379,7 @@ impl Story {
 
     fn reply(&self, reply: &Reply) -> String {
         match reply {
+            Reply::EndTxn(error) => error.name().to_owned(),
             Reply::ConsumerHeartbeat(r) if r.error != ErrorCode::None => r.error.name().to_owned(),
             Reply::ConsumerHeartbeat(r) => {
                 let may = r.assignment.as_ref().map(|a| format!(" may use {}", show(a)));

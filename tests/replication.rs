@@ -19,6 +19,7 @@ use vltava::{
         leader::{IsrAnswer, IsrProposal},
         partition::{Committed, Isolation, Partition},
         partition_lead::FollowerRead,
+        quota::ThrottledReplicas,
         settings::PartitionSettings,
     },
     testing::{batches::Batch, fs::SimFs},
@@ -42,6 +43,7 @@ fn settings(min_isr: usize, durable: bool) -> Arc<PartitionSettings> {
         min_insync_replicas: min_isr,
         lag_max: Duration::from_secs(30),
         followers_serve: false,
+        throttled: ThrottledReplicas::default(),
     })
 }
 
@@ -255,6 +257,69 @@ fn the_isr_shrinks_and_grows_and_min_insync_replicas_holds() {
     assert_eq!(grow.isr, [(NodeId(1), 10), (NodeId(3), 30)]);
     w.commit(1, &grow);
     assert_eq!((w.marks(1), second.try_recv()), ((2, 2), Ok(Some(Ok(2)))));
+}
+
+#[test]
+fn who_waits_under_a_raised_minimum_waits_until_there_are_enough() {
+    let mut w = World::new(&[1, 2], 1, false);
+    w.catch_up(2, 1);
+    w.pass(31);
+    let shrink = w.proposal(1);
+    assert_eq!(shrink, None, "it has everything");
+    let mut wait = w.produce(1, 1).unwrap().unwrap();
+    w.part(1).configure(settings(2, false));
+    w.pass(31);
+    let shrink = w.proposal(1).unwrap();
+    assert_eq!(members(Some(&shrink)), [1]);
+    w.commit(1, &shrink);
+    // One would have been enough when it was appended: no longer, so it is not committed, and the
+    // producer is told neither of success nor of NOT_ENOUGH_REPLICAS_AFTER_APPEND.
+    assert_eq!((w.marks(1), wait.try_recv()), ((0, 1), Ok(None)));
+    w.part(1).configure(settings(1, false));
+    let now = w.now;
+    w.part(1).look_after(now);
+    assert_eq!((w.marks(1), wait.try_recv()), ((1, 1), Ok(Some(Ok(1)))));
+}
+
+#[test]
+fn a_deletion_is_over_when_every_live_replica_has_followed() {
+    let mut w = World::new(&[1, 2, 3], 1, false);
+    let alive = |w: &mut World, ids: &[i32]| {
+        let alive = ids.iter().map(|id| NodeId(*id)).collect();
+        w.part(1).brokers().set_alive(alive);
+    };
+    alive(&mut w, &[1, 2, 3]);
+    w.produce(1, 10).unwrap();
+    w.catch_up(2, 1);
+    w.catch_up(3, 1);
+    let now = w.now;
+    assert_eq!(w.part(1).delete_records(4, now), Ok(4));
+    assert_eq!(w.part(1).low_watermark(), Some(0));
+    let mut wait = w.part(1).await_deleted(4).expect("the followers do not know");
+    for _ in 0..2 {
+        w.fetch(2, 1).unwrap();
+    }
+    assert_eq!((w.part(1).low_watermark(), wait.try_recv()), (Some(0), Ok(None)), "3 has not");
+    w.fetch(3, 1).unwrap();
+    assert_eq!(wait.try_recv(), Ok(None), "3 learned of it, and has yet to say so");
+    w.fetch(3, 1).unwrap();
+    assert_eq!(wait.try_recv(), Ok(Some(Ok(4))));
+    assert!(w.part(1).await_deleted(4).is_none());
+
+    // Of two that have not followed, one is lost: the other alone is waited for.
+    assert_eq!(w.part(1).delete_records(-1, now), Ok(10));
+    let mut wait = w.part(1).await_deleted(10).unwrap();
+    for _ in 0..2 {
+        w.fetch(2, 1).unwrap();
+    }
+    assert_eq!(wait.try_recv(), Ok(None));
+    alive(&mut w, &[1, 2]);
+    w.part(1).advance(now.mono);
+    assert_eq!(wait.try_recv(), Ok(Some(Ok(10))));
+
+    let mut wait = w.part(1).await_deleted(11).unwrap();
+    w.elect(2, &[1, 2], &[1]);
+    assert_eq!(wait.try_recv(), Ok(Some(Err(ErrorCode::NotLeaderOrFollower))));
 }
 
 #[test]

@@ -153,6 +153,7 @@ impl Visitor for Visited {
 }
 
 agree! {
+    cluster AlterReplicaLogDirsRequest AlterReplicaLogDirsResponse;
     cluster DescribeLogDirsRequest DescribeLogDirsResponse;
     cluster InitProducerIdRequest InitProducerIdResponse;
     cluster UnregisterBrokerRequest UnregisterBrokerResponse;

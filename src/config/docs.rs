@@ -53,9 +53,8 @@ knows stops the start.
 How a key changes: with a restart; for one broker while it runs; for the cluster while it runs, or
 for one broker of it.
 
-Keys of what this version does not have yet are checked and have no effect: quotas and the
-throttles of replication (`leader.replication.throttled.*`,
-`follower.replication.throttled.*`, `replica.alter.log.dirs.*`), and of the metadata log
+Keys of what this version does not have yet are checked and have no effect: client quotas,
+`num.replica.alter.log.dirs.threads` (one task moves replicas), and of the metadata log
 `metadata.max.retention.*`, `metadata.max.idle.interval.ms`, `controller.quorum.append.linger.ms`.
 Listeners with SSL or SASL, authorizers and policies are refused at the start instead.
 ";

@@ -1,7 +1,10 @@
 //! Changes of a broker's configuration while it runs: which keys may change, for whom, to what
 //! (`DynamicBrokerConfig`, `DynamicThreadPool`). Uses `keys`, `layers`, `load`, `server`, `value`.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use super::{
     keys::{self, Mode},
@@ -25,8 +28,9 @@ const POOLS: &[&str] = &[
 ];
 
 /// Keys that Kafka changes in a running broker and that this build does not.
-const NEEDS_RESTART: &[&str] =
-    &["listeners", "listener.security.protocol.map", "cordoned.log.dirs"];
+const NEEDS_RESTART: &[&str] = &["listeners", "listener.security.protocol.map"];
+
+const CORDONED: &str = "cordoned.log.dirs";
 
 /// Limits of connections that may stand for all brokers though they carry a listener's prefix.
 const FOR_ALL: &[&str] =
@@ -88,6 +92,31 @@ pub fn validate_broker_configs(
     check_result(settings, per_broker, current)
 }
 
+/// Checks what `cordoned.log.dirs` is to be on a broker with these directories.
+///
+/// # Errors
+/// Kafka's sentence; it answers INVALID_REQUEST.
+pub fn check_cordoned(list: &[&str], log_dirs: &[PathBuf]) -> Result<(), String> {
+    if list.contains(&"*") {
+        if list.len() > 1 {
+            return Err(format!(
+                "requirement failed: When {CORDONED} is set to *, it must not contain other values"
+            ));
+        }
+        return Ok(());
+    }
+    let known = |dir: &&&str| log_dirs.iter().any(|d| d.as_path() == Path::new(**dir));
+    let unknown: Vec<&str> = list.iter().filter(|d| !known(d)).copied().collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "requirement failed: All entries in {CORDONED} must be present in log.dirs or log.dir. \
+         Missing entries : {}",
+        unknown.join(", ")
+    ))
+}
+
 fn only_per_broker(name: &str) -> bool {
     match load::split_listener_prefix(name) {
         (Some(_), base) => !FOR_ALL.contains(&base),
@@ -131,6 +160,8 @@ fn check_result(
     let mut after = current.clone();
     if per_broker {
         after.dynamic_broker = settings.clone();
+        // These layers may be another node's: the broker itself knows its directories.
+        after.dynamic_broker.remove(CORDONED);
     } else {
         after.dynamic_default = settings.clone();
     }
@@ -178,6 +209,19 @@ mod tests {
         assert!(no.contains("broker id must be specified: [listener.name.plaintext"), "{no}");
         assert_eq!(check(name, "PEM", true), Ok(()));
         assert!(check("principal.builder.class", "x", false).is_err());
+    }
+
+    #[test]
+    fn cordoned_directories_are_the_brokers_own() {
+        let dirs = [PathBuf::from("/a"), PathBuf::from("/b")];
+        for list in [&[][..], &["/a"], &["/b", "/a"], &["*"]] {
+            assert_eq!(check_cordoned(list, &dirs), Ok(()));
+        }
+        assert!(check_cordoned(&["*", "/a"], &dirs).is_err());
+        let no = check_cordoned(&["/a", "/c"], &dirs).unwrap_err();
+        assert!(no.ends_with("Missing entries : /c"), "{no}");
+        assert_eq!(check("cordoned.log.dirs", "/of/another", true), Ok(()));
+        assert!(check("cordoned.log.dirs", "*", false).is_err(), "of one broker alone");
     }
 
     #[test]

@@ -139,8 +139,11 @@ section! {
         selector: Option<String> = maybe_text "replica.selector.class",
         client_fetch_max_bytes: i32 = int "fetch.max.bytes",
         fetch_session_slots: usize = count "max.incremental.fetch.session.cache.slots",
-        leader_throttled_bytes_per_second: i64 = long "leader.replication.throttled.rate",
-        follower_throttled_bytes_per_second: i64 = long "follower.replication.throttled.rate",
+        quota_samples: usize = count "replication.quota.window.num",
+        quota_sample_seconds: i32 = int "replication.quota.window.size.seconds",
+        moves_quota_samples: usize = count "alter.log.dirs.replication.quota.window.num",
+        moves_quota_sample_seconds: i32 =
+            int "alter.log.dirs.replication.quota.window.size.seconds",
     }
 }
 

@@ -97,11 +97,32 @@ pub struct ServerConfig {
     pub layers: Layers,
 }
 
+/// Limits of replication traffic in bytes a second; the largest number is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplicationRates {
+    /// `leader.replication.throttled.rate`.
+    pub leader: i64,
+    /// `follower.replication.throttled.rate`.
+    pub follower: i64,
+    /// `replica.alter.log.dirs.io.max.bytes.per.second`.
+    pub moves: i64,
+}
+
 impl ServerConfig {
     /// `cordoned.log.dirs` as it is under `layers`, `*` resolved.
     #[must_use]
     pub fn cordoned_under(&self, layers: &Layers) -> Vec<PathBuf> {
         roles::cordoned(layers, &self.log_dirs)
+    }
+
+    /// The limits of replication traffic as they are under `layers`.
+    #[must_use]
+    pub fn replication_rates(layers: &Layers) -> ReplicationRates {
+        ReplicationRates {
+            leader: layers.long("leader.replication.throttled.rate"),
+            follower: layers.long("follower.replication.throttled.rate"),
+            moves: layers.long("replica.alter.log.dirs.io.max.bytes.per.second"),
+        }
     }
 
     /// Loads and resolves a server's file, environment and arguments; with the warnings worth

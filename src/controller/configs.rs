@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::{ErrorCode, NodeId};
 use crate::metadata::configs::Properties;
+use crate::metadata::features::METADATA_VERSION_CORDONED;
 use crate::metadata::{ConfigResource, Record, ResourceType};
 use crate::pb::controller as pb;
 
@@ -14,6 +15,7 @@ use super::{
     turn::Turn,
 };
 
+const CORDONED: &str = "cordoned.log.dirs";
 const MIN_ISR: &str = "min.insync.replicas";
 const UNCLEAN_ELECTION: &str = "unclean.leader.election.enable";
 
@@ -63,7 +65,7 @@ fn check_nulls<'a>(
 impl Turn<'_> {
     pub(super) fn alter_configs(&mut self, c: &pb::AlterConfigs) -> Outcome {
         let resources = c.resources.iter().map(|r| r.resource.clone()).collect();
-        self.alter_all(resources, c.validate_only, |turn, i, resource| {
+        self.alter_all(resources, c.validate_only, c.from_broker, |turn, i, resource| {
             let r = &c.resources[i];
             check_duplicates(r.configs.iter().map(|e| e.name.as_str()))?;
             check_nulls(r.configs.iter().map(|e| (e.name.as_str(), e.value.as_ref())))?;
@@ -76,7 +78,7 @@ impl Turn<'_> {
 
     pub(super) fn incremental_alter_configs(&mut self, c: &pb::IncrementalAlterConfigs) -> Outcome {
         let resources = c.resources.iter().map(|r| r.resource.clone()).collect();
-        self.alter_all(resources, c.validate_only, |turn, i, resource| {
+        self.alter_all(resources, c.validate_only, c.from_broker, |turn, i, resource| {
             let ops = &c.resources[i].ops;
             check_duplicates(ops.iter().map(|o| o.name.as_str()))?;
             let valued = ops.iter().filter(|o| o.operation != 1);
@@ -124,6 +126,7 @@ impl Turn<'_> {
         &mut self,
         resources: Vec<Option<pb::ConfigResource>>,
         validate_only: bool,
+        from_broker: bool,
         changes: impl Fn(&Self, usize, &ConfigResource) -> Result<Changes, Refusal>,
     ) -> Outcome {
         let mut results = Vec::with_capacity(resources.len());
@@ -135,6 +138,7 @@ impl Turn<'_> {
             } else {
                 resource_of(given.as_ref()).and_then(|resource| {
                     let changes = changes(self, i, &resource)?;
+                    self.check_cordoned(&resource, &changes, from_broker)?;
                     self.alter_resource(&resource, changes, validate_only)
                 })
             };
@@ -224,6 +228,39 @@ impl Turn<'_> {
             return Err(invalid_config(text));
         }
         Ok(())
+    }
+
+    /// A broker checks the paths itself. What did not come by one may only lift what is cordoned
+    /// (`isCordonedLogDirsDisabled`, `isCordonedLogDirsInvalid`).
+    fn check_cordoned(
+        &self,
+        resource: &ConfigResource,
+        changes: &Changes,
+        from_broker: bool,
+    ) -> Result<(), Refusal> {
+        let Some(value) = changes.get(CORDONED).filter(|_| resource.kind == ResourceType::Broker)
+        else {
+            return Ok(());
+        };
+        if self.metadata_version() < METADATA_VERSION_CORDONED {
+            return Err(invalid_config(format!(
+                "The {CORDONED} configuration value cannot be set because it requires \
+                 metadata.version >= 4.3-IV0"
+            )));
+        }
+        let Some(value) = value.as_deref().filter(|v| !from_broker && !v.trim().is_empty()) else {
+            return Ok(());
+        };
+        let old = self.image().configs().keys_of(resource);
+        let old = old.get(CORDONED).map_or("", String::as_str);
+        let lifts = |new: &str| old.split(',').any(|o| o.trim() == new.trim());
+        if value.split(',').all(lifts) {
+            return Ok(());
+        }
+        Err(invalid_config(format!(
+            "When updating {CORDONED} via controllers,  the new value must be a subset of the \
+             current configuration value."
+        )))
     }
 
     fn check_resource_name(&self, resource: &ConfigResource) -> Result<(), Refusal> {

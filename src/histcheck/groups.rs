@@ -19,13 +19,16 @@ struct Moved {
     offset: i64,
 }
 
+/// An answer of OffsetFetch: when it was asked for and given, and the offset.
+type Told = ((u64, u64), i64);
+
 /// What groups committed and were told, and who owned what.
 #[derive(Debug, Default)]
 pub(super) struct Positions {
     /// By group and partition.
     moved: BTreeMap<(u32, u32), Vec<Moved>>,
-    /// The same: when it was asked for, and the offset.
-    told: BTreeMap<(u32, u32), Vec<((u64, u64), i64)>>,
+    /// The same.
+    told: BTreeMap<(u32, u32), Vec<Told>>,
     /// By group, epoch and partition.
     owners: HashMap<(u32, i32, u32), u32>,
 }

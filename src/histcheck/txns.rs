@@ -38,6 +38,9 @@ impl Ended {
     }
 }
 
+/// A producer, and when it asked for its epoch and had it.
+type Got = (u32, (u64, u64));
+
 /// All transactions.
 #[derive(Debug, Default)]
 pub(super) struct Txns {
@@ -45,7 +48,7 @@ pub(super) struct Txns {
     names: Vec<String>,
     pub(super) ends: BTreeMap<u32, Ended>,
     /// By transactional id: producers and when they got their epoch.
-    inits: BTreeMap<u32, Vec<(u32, (u64, u64))>>,
+    inits: BTreeMap<u32, Vec<Got>>,
     /// What readers of committed data were given: when first.
     shown: HashMap<u64, u64>,
 }

@@ -17,6 +17,7 @@ use std::{
 
 use super::{
     checkpoint::{self, CHECKPOINT_BYTES_MAX},
+    dir_future::Futures,
     dir_state::{CleanEntry, DirState, Leftover},
     error::{LogError, is_full, is_missing},
     files::FileCache,
@@ -81,6 +82,7 @@ pub struct LogDir {
     files: Arc<FileCache>,
     offline: OnceLock<String>,
     removals: Mutex<Vec<Removal>>,
+    pub(super) futures: Mutex<Futures>,
     next_log_id: AtomicU64,
     _lock: Box<dyn FileLock>,
 }
@@ -108,6 +110,7 @@ impl LogDir {
             files,
             offline: OnceLock::new(),
             removals: Mutex::default(),
+            futures: Mutex::default(),
             next_log_id: AtomicU64::new(0),
             _lock: lock,
         };
@@ -184,7 +187,7 @@ impl LogDir {
     /// # Errors
     /// `Io` if reading fails.
     pub fn topic_id(&self, tp: &TopicPartition) -> Result<Option<Uuid>, LogError> {
-        let path = self.path.join(tp.to_string()).join(names::PARTITION_METADATA);
+        let path = self.folder(tp).join(names::PARTITION_METADATA);
         let Some(text) = self.read_text(&path, SMALL_FILE_BYTES_MAX)? else { return Ok(None) };
         let mut version = None;
         let mut id = None;

@@ -438,7 +438,7 @@ impl Log {
     }
 
     pub(super) fn folder(&self) -> PathBuf {
-        self.dir.path().join(self.tp.to_string())
+        self.dir.folder(&self.tp)
     }
 
     pub(super) fn fault(&self, doing: &str, at: &Path, e: std::io::Error) -> LogError {
@@ -485,7 +485,7 @@ pub(super) struct Home<'a> {
 
 impl Home<'_> {
     pub(super) fn path(&self, base: Offset, suffix: &str) -> PathBuf {
-        self.dir.path().join(self.tp.to_string()).join(names::file(base, suffix))
+        self.dir.folder(self.tp).join(names::file(base, suffix))
     }
 
     pub(super) fn fault(

@@ -138,7 +138,7 @@ impl Log {
     }
 
     /// Aborts the cleaning that is under way, if one is.
-    pub(super) fn abort_cleaning(&mut self) {
+    pub fn abort_cleaning(&mut self) {
         if let Some(cleaning) = self.cleaning.take() {
             cleaning.store(true, Ordering::Release);
         }

@@ -13,6 +13,7 @@ mod clean_test;
 mod clean_txns;
 mod clean_write;
 pub mod dir;
+mod dir_future;
 mod dir_state;
 pub mod epochs;
 pub mod error;

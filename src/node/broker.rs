@@ -39,7 +39,7 @@ use crate::{
         fetch_driver::{FetchTerms, Fetchers},
         fetch_frames::FetchSize,
         isr_driver::IsrDriver,
-        late_txns_driver,
+        late_txns_driver, moves_driver,
         table::{Dir, ReplicaTable},
         upkeep_driver::{self, Intervals},
     },
@@ -97,6 +97,7 @@ pub(crate) async fn start(
     let late = Arc::new(LateBroker::default());
     let transactions = start_transactions(config, world, &replicas, &late);
     let (misplaced, found) = mpsc::unbounded_channel();
+    let to_assign = misplaced.clone();
     let publisher = Publisher {
         misplaced,
         node_id: config.node_id,
@@ -133,7 +134,8 @@ pub(crate) async fn start(
     let (stop, stopping) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let (failing, fatal) = watch::channel(None);
-    cordon(&broker, &broker.image());
+    set_quota_windows(config, &replicas);
+    reconfigure(&broker, &broker.image());
     tasks.spawn(dirs::watch(Arc::clone(&broker), failing));
     tasks.spawn(dirs::assign(Arc::clone(&broker), found));
     let epoch = broker.lifecycle.watch_epoch();
@@ -162,6 +164,13 @@ pub(crate) async fn start(
     let session = u64::try_from(config.cluster.session_timeout_ms).unwrap_or(0);
     let (table, session) = (Arc::clone(&replicas), Duration::from_millis(session));
     cut_off_driver::start(&mut tasks, table, answered, session, stopping.clone());
+    let whose = Arc::clone(&broker);
+    let said = move |topic, partition| {
+        let image = whose.image();
+        image.topics().partition(topic, partition)?.directory(whose.node_id)
+    };
+    let (table, said) = (Arc::clone(&replicas), Arc::new(said));
+    moves_driver::start(&mut tasks, table, said, to_assign, stopping.clone());
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);
@@ -351,7 +360,7 @@ impl Follower {
             .filter_map(|(.., new)| new)
             .any(|b| b.in_controlled_shutdown && !b.fenced && b.id != broker.node_id);
         if update.delta.changed_configs().any(|c| c.kind == ResourceType::Broker) {
-            cordon(broker, &update.image);
+            reconfigure(broker, &update.image);
             self.cleaner.configure(cleaner_settings(broker, &update.image));
         }
         broker.image.store(update.image);
@@ -400,8 +409,23 @@ fn cleaner_settings(broker: &Broker, image: &Image) -> CleanerSettings {
     }
 }
 
-/// Has `cordoned.log.dirs` take effect.
-fn cordon(broker: &Broker, image: &Image) {
+fn set_quota_windows(config: &ServerConfig, replicas: &ReplicaTable) {
+    let (r, quotas) = (&config.replica, &replicas.quotas);
+    let seconds = |n: i32| Duration::from_secs(n.try_into().unwrap_or(1));
+    for quota in [&quotas.leader, &quotas.follower] {
+        quota.set_window(r.quota_samples, seconds(r.quota_sample_seconds));
+    }
+    quotas.moves.set_window(r.moves_quota_samples, seconds(r.moves_quota_sample_seconds));
+}
+
+/// Has those settings of the broker take effect that change while it runs: `cordoned.log.dirs`, and
+/// the limits of replication.
+fn reconfigure(broker: &Broker, image: &Image) {
+    let layers = context::layers(&broker.settings, broker.node_id, image);
+    let rates = ServerConfig::replication_rates(&layers);
+    broker.replicas.quotas.leader.set_bound(rates.leader);
+    broker.replicas.quotas.follower.set_bound(rates.follower);
+    broker.replicas.quotas.moves.set_bound(rates.moves);
     let dirs: Vec<_> = broker.replicas.dirs().iter().map(|d| (d.name.clone(), d.id)).collect();
     let cordoned = dirs::cordoned(&broker.settings, broker.node_id, image, &dirs);
     broker.replicas.set_cordoned(cordoned.clone());

@@ -8,8 +8,9 @@ use std::{
 
 use crate::{
     base::{TopicPartition, Uuid},
-    log::{CleanEntry, DirState, Log, LogError, LogInit, Recovery, names::Fate},
+    log::{CleanEntry, DirState, FoundPartition, Log, LogError, LogInit, Recovery, names::Fate},
     metadata::Image,
+    node::moved::{self, Settled},
     replica::{
         partition::Partition, settings::PartitionSettings, table::ReplicaTable, upkeep_driver,
     },
@@ -33,9 +34,10 @@ pub fn load_all(
     threads_per_dir: usize,
     settings: &mut dyn FnMut(&str) -> Arc<PartitionSettings>,
 ) {
+    let settled = moved::settle(table, states, image);
     let mut plans: Vec<VecDeque<Job>> = Vec::new();
     for (dir, state) in states.iter().enumerate() {
-        plans.push(plan(table, dir, state, image, settings));
+        plans.push(plan(table, dir, state, &settled, image, settings));
     }
     std::thread::scope(|scope| {
         for (dir, (state, jobs)) in states.iter().zip(plans).enumerate() {
@@ -57,6 +59,7 @@ pub fn load_all(
             }
         }
     });
+    moved::resume(table, settled, image, settings);
     // What recovery has cut must not be looked for again.
     if table.all().iter().any(|slot| slot.lock().log.checkpoint_due()) {
         upkeep_driver::write_recovery_points(table);
@@ -67,12 +70,16 @@ fn plan(
     table: &ReplicaTable,
     dir: usize,
     state: &DirState,
+    settled: &Settled,
     image: &Image,
     settings: &mut dyn FnMut(&str) -> Arc<PartitionSettings>,
 ) -> VecDeque<Job> {
     let mut jobs = VecDeque::new();
     let mut cache: BTreeMap<Arc<str>, Arc<PartitionSettings>> = BTreeMap::new();
-    for found in &state.partitions {
+    let promoted = settled.promoted.iter().filter(|(at, _)| *at == dir);
+    let promoted = promoted.map(|(_, tp)| FoundPartition { tp: tp.clone(), known: None });
+    let found = state.partitions.iter().cloned().chain(promoted);
+    for found in found.filter(|f| !settled.passed_over.contains(&(dir, f.tp.clone()))) {
         let topic = image.topics().by_name(&found.tp.topic);
         let mine = topic.filter(|t| {
             t.partition(found.tp.partition).is_some_and(|p| p.has_replica(table.node_id))

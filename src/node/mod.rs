@@ -6,6 +6,7 @@ mod broker;
 mod dirs;
 mod identity;
 pub mod loading;
+mod moved;
 mod offsets_log;
 mod publish;
 mod schema;

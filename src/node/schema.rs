@@ -15,7 +15,10 @@ use crate::{
     log::{LogConfig, RATIO_WHOLE},
     metadata::{ConfigResource, Image, ResourceType, configs::Properties},
     record::{self, Compression, Rules},
-    replica::settings::PartitionSettings,
+    replica::{
+        quota::{Throttled, ThrottledReplicas},
+        settings::PartitionSettings,
+    },
     server::context::owned,
 };
 
@@ -69,6 +72,10 @@ pub(crate) fn partition_settings(
         min_insync_replicas: usize::try_from(config.min_insync_replicas).unwrap_or(1),
         lag_max: Duration::from_millis(server.replica.lag_time_max_ms.try_into().unwrap_or(0)),
         followers_serve: server.replica.selects_by_rack(),
+        throttled: ThrottledReplicas {
+            leader: Throttled::of(&config.leader_throttled_replicas, server.node_id),
+            follower: Throttled::of(&config.follower_throttled_replicas, server.node_id),
+        },
     })
 }
 

@@ -201,7 +201,7 @@ impl Shared {
         let (mut best, mut loads) = (None, LOADS_A_LOOK);
         let mut known = BTreeSet::new();
         for slot in self.table.all() {
-            let key = (slot.dir, slot.topic_id, slot.id());
+            let key = (slot.dir(), slot.topic_id, slot.id());
             if state.uncleanable.contains(&key) {
                 known.insert(key);
                 continue;
@@ -210,7 +210,7 @@ impl Shared {
                 continue;
             }
             let mut partition = slot.lock();
-            if !partition.log.config().compact {
+            if !partition.log.config().compact || partition.future().is_some() {
                 continue;
             }
             if partition.log.is_deferred() {
@@ -234,6 +234,9 @@ impl Shared {
         state.uncleanable = known;
         let (_, slot) = best?;
         let mut partition = slot.lock();
+        if partition.future().is_some() {
+            return None;
+        }
         let high_watermark = partition.high_watermark();
         let dirt = partition.log.dirt(high_watermark, now).ok()??;
         let work = partition.log.begin_cleaning(dirt);
@@ -274,7 +277,7 @@ impl Shared {
                     %partition,
                     "will not be compacted until a restart or a change of log.cleaner settings: {e}"
                 );
-                self.lock().uncleanable.insert((slot.dir, slot.topic_id, partition));
+                self.lock().uncleanable.insert((slot.dir(), slot.topic_id, partition));
                 true
             }
             Err(CleanError::Log(LogError::Offline { .. })) => false,
@@ -415,6 +418,7 @@ mod tests {
             min_insync_replicas: 1,
             lag_max: Duration::from_secs(30),
             followers_serve: false,
+            throttled: crate::replica::quota::ThrottledReplicas::default(),
         });
         for partition in 0..3 {
             let (id, topic_id) = (TopicPartition::new("t", partition), Uuid([2; 16]));

@@ -89,9 +89,14 @@ impl ReplicaTable {
     }
 
     /// The directory for a replica that is not here: the one that the metadata says, else the one
-    /// with the fewest replicas. `None` where its log may lie in a directory that failed (a new,
+    /// that was wished for (AlterReplicaLogDirs), else the one with the fewest replicas. `None` where its log may lie in a directory that failed (a new,
     /// empty one would be taken for it), or if all failed. `is_new`: it was never here.
-    pub(super) fn dir_for(&self, said: Uuid, is_new: bool) -> Option<usize> {
+    pub(super) fn dir_for(
+        &self,
+        said: Uuid,
+        is_new: bool,
+        preferred: Option<usize>,
+    ) -> Option<usize> {
         let all = 0..self.dirs().len();
         if let Some(dir) = all.clone().find(|d| self.dirs()[*d].id == said && self.online(*d)) {
             return Some(dir);
@@ -101,6 +106,9 @@ impl ReplicaTable {
         let is_new = is_new && self.choice().settled.load(Ordering::Relaxed);
         if !complete && !is_new {
             return None;
+        }
+        if let Some(dir) = preferred.filter(|d| self.online(*d)) {
+            return Some(dir);
         }
         let count = |d: usize| self.choice().replicas[d].load(Ordering::Relaxed);
         all.filter(|d| self.online(*d))
@@ -115,8 +123,9 @@ impl ReplicaTable {
         mine.filter_map(|(topic_id, partition, p)| {
             let said = p.directory(self.node_id)?;
             let slot = self.by_id(topic_id, partition)?;
-            let dir = self.dirs()[slot.dir].id;
-            (dir != said).then_some(Misplaced { topic_id, partition, dir })
+            let dir = self.dirs()[slot.dir()].id;
+            let moves_there = slot.lock().future().is_some_and(|f| self.dirs()[f.dir].id == said);
+            (dir != said && !moves_there).then_some(Misplaced { topic_id, partition, dir })
         })
         .collect()
     }
@@ -157,32 +166,32 @@ mod tests {
     #[test]
     fn a_new_replica_goes_where_it_is_said_or_where_there_are_fewest() {
         let table = table();
-        assert_eq!(table.dir_for(DIRS[1], false), Some(1));
+        assert_eq!(table.dir_for(DIRS[1], false, None), Some(1));
         table.choice().added(0);
         table.choice().added(1);
-        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), Some(2));
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true, None), Some(2));
         table.choice().added(2);
         table.choice().removed(1);
-        assert_eq!(table.dir_for(Uuid([9; 16]), false), Some(1), "a directory of long ago");
+        assert_eq!(table.dir_for(Uuid([9; 16]), false, None), Some(1), "a directory of long ago");
         table.set_cordoned(vec![DIRS[1]]);
-        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), Some(0));
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true, None), Some(0));
         table.set_cordoned(DIRS.to_vec());
-        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), Some(1), "there is no other");
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true, None), Some(1), "there is no other");
     }
 
     #[test]
     fn no_empty_log_takes_the_place_of_one_that_may_lie_in_a_failed_directory() {
         let table = table();
         table.dirs()[0].log_dir.fail("test");
-        assert_eq!(table.dir_for(DIRS[0], false), None);
-        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), None, "not loaded yet");
-        assert_eq!(table.dir_for(DIRS[2], false), Some(2), "that one is well");
+        assert_eq!(table.dir_for(DIRS[0], false, None), None);
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true, None), None, "not loaded yet");
+        assert_eq!(table.dir_for(DIRS[2], false, None), Some(2), "that one is well");
         table.settled();
-        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), Some(1));
-        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, false), None);
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true, None), Some(1));
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, false, None), None);
         table.dirs()[1].log_dir.fail("test");
         table.dirs()[2].log_dir.fail("test");
-        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true), None);
+        assert_eq!(table.dir_for(Uuid::UNASSIGNED_DIR, true, None), None);
     }
 
     #[test]
@@ -190,7 +199,7 @@ mod tests {
         let table = table();
         table.lacks_a_dir();
         table.settled();
-        assert_eq!(table.dir_for(Uuid([9; 16]), false), None);
-        assert_eq!(table.dir_for(Uuid([9; 16]), true), Some(0));
+        assert_eq!(table.dir_for(Uuid([9; 16]), false, None), None);
+        assert_eq!(table.dir_for(Uuid([9; 16]), true, None), Some(0));
     }
 }

@@ -27,7 +27,7 @@ use super::{
     },
     fetch_plan::{Answer, Ask, FetchPlan, Key},
     follower::{FetchPosition, Followed, LeaderBounds},
-    partition::Committed,
+    partition::{Committed, Partition},
     table::{ReplicaTable, Slot},
     upkeep_driver::write_recovery_points,
 };
@@ -312,10 +312,17 @@ impl Fetcher {
         let (table, now) = (Arc::clone(&self.table), self.table.clock.now());
         let leader = Some(self.leader);
         let (mut unflushed, mut checkpoint) = (Vec::new(), false);
+        let mut throttled = Vec::new();
         let ask = self.plan.ask(&mut |key| {
             let slot = table.by_id(key.0, key.1)?;
             let mut partition = slot.lock();
             if partition.follows() != leader {
+                return None;
+            }
+            if lags_throttled(&partition)
+                && let Some(pause) = table.quotas.follower.pause(now.mono)
+            {
+                throttled.push((key, now.mono.after(pause)));
                 return None;
             }
             let position = partition.next_fetch(now);
@@ -328,6 +335,9 @@ impl Fetcher {
             position
         });
         self.checkpoint |= checkpoint;
+        for (key, until) in throttled {
+            self.plan.delay(key, until);
+        }
         for (key, slot, flushed) in unflushed {
             self.table.flush(&slot);
             self.flushing.push((key, flushed));
@@ -428,12 +438,19 @@ impl Fetcher {
         let flushed = if moved { partition.follower_flush() } else { None };
         let log_start = partition.log.log_start_offset();
         self.checkpoint |= partition.log.checkpoint_due();
+        // Whether it may be asked for again is to be looked at with each answer.
+        let lags = lags_throttled(&partition);
+        if let Followed::Moved { bytes } = followed
+            && partition.is_throttled_follower()
+        {
+            self.table.quotas.follower.record(bytes, now.mono);
+        }
         drop(partition);
         if flush || flushed.is_some() {
             self.table.flush(slot);
         }
         self.flushing.extend(flushed.map(|f| (key, f)));
-        if followed == Followed::Same && log_start != asked.log_start {
+        if followed == Followed::Same && (lags || log_start != asked.log_start) {
             self.plan.touch(key);
         }
         self.proceed(key, slot, asked.current_leader_epoch, followed);
@@ -558,6 +575,12 @@ impl Fetcher {
             Some(n) => growing(n, self.terms.backoff),
         }
     }
+}
+
+/// Whether a partition's fetching may have to wait for the quota: it is throttled and lacks
+/// anything that is committed, as far as it knows (`RemoteLeaderEndPoint.shouldFollowerThrottle`).
+fn lags_throttled(partition: &Partition) -> bool {
+    partition.is_throttled_follower() && partition.lag().is_none_or(|lag| lag > 0)
 }
 
 /// The pause after the failure that `n` others came before.

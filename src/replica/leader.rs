@@ -320,6 +320,15 @@ impl Leader {
         Some(reached)
     }
 
+    /// The lowest log start offset of this replica, whose own is `own`, and of the followers on
+    /// brokers that are alive: below it nobody has records (`Partition.lowWatermarkIfLeader`). -1
+    /// while a follower has yet to tell its own.
+    #[must_use]
+    pub fn low_watermark(&self, own: Offset, brokers: &Brokers) -> Offset {
+        let alive = self.remotes.iter().filter(|r| brokers.is_alive(r.id));
+        alive.map(|r| r.log_start).fold(own, Offset::min)
+    }
+
     /// Whether [`Leader::propose`] has something that is not for time to bring about.
     #[must_use]
     pub fn is_due(&self, standing: &Standing<'_>) -> bool {

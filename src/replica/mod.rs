@@ -20,11 +20,14 @@ pub mod late_txns_driver;
 pub mod leader;
 #[cfg(test)]
 mod leader_test;
+pub mod moves;
+pub mod moves_driver;
 pub mod partition;
 mod partition_follow;
 pub mod partition_lead;
 mod partition_read;
 pub mod publish;
+pub mod quota;
 pub mod settings;
 pub mod table;
 mod timed;

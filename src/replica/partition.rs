@@ -16,6 +16,7 @@ use super::{
     brokers::Brokers,
     follower::Follower,
     leader::Leader,
+    moves::FutureReplica,
     settings::PartitionSettings,
     turned_away::TurnedAway,
     waiters::Waiters,
@@ -53,6 +54,8 @@ pub struct Partition {
     pub(super) high_watermark: Offset,
     pub(super) committed: Waiters<oneshot::Sender<Committed>>,
     pub(super) flushed: Waiters<oneshot::Sender<Committed>>,
+    /// Who waits for the low watermark: until no live replica has the records they deleted.
+    pub(super) deleted: Waiters<oneshot::Sender<Committed>>,
     /// Fetches that wait for the high watermark.
     pub(super) readers: Listeners,
     /// Fetches of followers, which wait for the log end.
@@ -61,6 +64,8 @@ pub struct Partition {
     /// Whether a segment was closed and is not yet on its way to the disk.
     pub(super) rolled: bool,
     pub(super) turned_away: TurnedAway,
+    /// A copy that is being made in another directory.
+    pub(super) future: Option<Arc<FutureReplica>>,
 }
 
 /// A flush of this partition.
@@ -94,11 +99,13 @@ impl Partition {
             high_watermark: high_watermark.clamp(start, end.max(start)),
             committed: Waiters::default(),
             flushed: Waiters::default(),
+            deleted: Waiters::default(),
             readers: Listeners::default(),
             followers: Listeners::default(),
             flush: Flush::Idle,
             rolled: false,
             turned_away: TurnedAway::default(),
+            future: None,
         }
     }
 
@@ -108,9 +115,30 @@ impl Partition {
         &self.settings
     }
 
+    /// The brokers as it sees them.
+    #[must_use]
+    pub fn brokers(&self) -> &Arc<Brokers> {
+        &self.brokers
+    }
+
+    /// Whether what it sends to followers counts against the leaders' quota.
+    #[must_use]
+    pub fn is_throttled_leader(&self) -> bool {
+        self.settings.throttled.leader.has(self.log.topic_partition().partition)
+    }
+
+    /// Whether what it fetches counts against the followers' quota.
+    #[must_use]
+    pub fn is_throttled_follower(&self) -> bool {
+        self.settings.throttled.follower.has(self.log.topic_partition().partition)
+    }
+
     /// Takes over changed settings.
     pub fn configure(&mut self, settings: Arc<PartitionSettings>) {
         self.log.set_config(Arc::clone(&settings.log));
+        if let Some(copy) = &self.future {
+            copy.lock().set_config(Arc::clone(&settings.log));
+        }
         self.settings = settings;
     }
 
@@ -134,8 +162,10 @@ impl Partition {
 
     /// Tells everybody who waits that it is over.
     pub fn dismiss(&mut self, code: ErrorCode) {
-        for waiter in self.committed.all().into_iter().chain(self.flushed.all()) {
-            let _ = waiter.send(Err(code));
+        for waiters in [&mut self.committed, &mut self.flushed, &mut self.deleted] {
+            for waiter in waiters.all() {
+                let _ = waiter.send(Err(code));
+            }
         }
         self.readers.ring();
         self.followers.ring();
@@ -212,7 +242,7 @@ impl Partition {
     }
 
     /// Tells who waits for the disk, leader or follower.
-    fn tell_flushed(&mut self) {
+    pub(super) fn tell_flushed(&mut self) {
         let flushed = self.log.flushed_offset();
         for waiter in self.flushed.reached(flushed) {
             let _ = waiter.send(Ok(flushed));

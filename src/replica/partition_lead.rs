@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::channel::oneshot;
 
 use super::{
     leader::{FollowerAt, IsrAnswer, IsrNext, IsrProposal, Leader, Standing},
-    partition::{Found, Isolation, Partition, Receipt, Refusal, Role},
+    partition::{Committed, Found, Isolation, Partition, Receipt, Refusal, Role},
 };
 use crate::{
     base::{ErrorCode, LeaderEpoch, Mono, Mutant, NodeId, Now, Offset, mutant},
@@ -216,12 +217,46 @@ impl Partition {
     }
 
     /// Raises the high watermark as far as the maximal ISR has come, and tells who waits. While the
-    /// ISR is below `min.insync.replicas` it stays (KIP-966): what is committed is then never
-    /// committed by too few, so that no acknowledgement has to be taken back at completion.
+    /// ISR is below `min.insync.replicas` it stays, with eligible leader replicas or without
+    /// (`Partition.maybeIncrementLeaderHW`, KIP-966): who is told of an offset is told under the
+    /// same lock by as many as it takes. Kafka looks at the ISR once more after that
+    /// (`checkEnoughReplicasReachOffset`) and answers NOT_ENOUGH_REPLICAS_AFTER_APPEND if it shrank
+    /// in between; here is no between.
     pub fn advance(&mut self, now: Mono) {
         let Some((leader, standing)) = self.standing(now) else { return };
         if let Some(reached) = leader.reached(&standing) {
             self.raise_high_watermark(reached);
+        }
+        self.tell_deleted();
+    }
+
+    /// Below which offset no live replica has records any more; `None` if another broker leads.
+    #[must_use]
+    pub fn low_watermark(&self) -> Option<Offset> {
+        let own = self.log.log_start_offset();
+        let own = self.future().map_or(own, |copy| own.min(copy.start()));
+        Some(self.leader()?.low_watermark(own, &self.brokers))
+    }
+
+    /// Waits until no live replica has records below `offset` (`DelayedDeleteRecords`); what comes
+    /// is the low watermark then. `None` if it is so.
+    pub fn await_deleted(&mut self, offset: Offset) -> Option<oneshot::Receiver<Committed>> {
+        if self.low_watermark().is_some_and(|low| low >= offset) {
+            return None;
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.deleted.make_room(oneshot::Sender::is_canceled);
+        self.deleted.park(offset, sender);
+        Some(receiver)
+    }
+
+    fn tell_deleted(&mut self) {
+        if self.deleted.is_empty() {
+            return;
+        }
+        let Some(low) = self.low_watermark() else { return };
+        for waiter in self.deleted.reached(low) {
+            let _ = waiter.send(Ok(low));
         }
     }
 

@@ -174,7 +174,7 @@ impl Partition {
     }
 
     /// Raises the log start offset (DeleteRecords); -1 stands for the high watermark. Returns the
-    /// new one.
+    /// offset that `before` stood for: the log begins there, or beyond.
     ///
     /// # Errors
     /// `PolicyViolation` if records of the topic must not be deleted, `OffsetOutOfRange` beyond the
@@ -190,7 +190,7 @@ impl Partition {
         if self.log.advance_log_start(to, now)? {
             self.log_start_moved();
         }
-        Ok(self.log.log_start_offset())
+        Ok(to)
     }
 }
 

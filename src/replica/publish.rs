@@ -80,7 +80,8 @@ impl ReplicaTable {
             let id = TopicPartition::new(Arc::clone(diff.topic), diff.partition);
             let said = new.directory(self.node_id).unwrap_or_default();
             let is_new = diff.old.is_none_or(|old| !old.has_replica(self.node_id));
-            match self.dir_for(said, is_new) {
+            let preferred = self.moves.take_preferred(&id);
+            match self.dir_for(said, is_new, preferred) {
                 Some(dir) => self.make(&id, diff.topic_id, dir, settings(diff.topic)),
                 None => tracing::error!(
                     partition = %id,
@@ -165,9 +166,10 @@ impl ReplicaTable {
             });
         }
         partition.resign(i32::MAX);
+        self.give_up(&slot, &mut partition, self.clock.now());
         partition.log.close_files();
         let delay = partition.log.config().file_delete_delay_ms;
-        let dir = &self.dirs()[slot.dir].log_dir;
+        let dir = &self.dirs()[slot.dir()].log_dir;
         let (now, unique) = (self.clock.now(), self.entropy.uuid());
         if let Err(e) = dir.retire(&slot.id(), Fate::Delete, unique, delay, now) {
             tracing::error!(partition = %slot.id(), "cannot delete the replica: {e}");

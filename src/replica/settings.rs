@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::quota::ThrottledReplicas;
 use crate::{log::LogConfig, record::Rules};
 
 /// The settings of a topic's partitions.
@@ -18,6 +19,8 @@ pub struct PartitionSettings {
     /// Whether consumers read from followers, too (`replica.selector.class`): followers then hear
     /// of a higher watermark at once.
     pub followers_serve: bool,
+    /// Which of its replicas here are throttled.
+    pub throttled: ThrottledReplicas,
 }
 
 impl PartitionSettings {

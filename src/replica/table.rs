@@ -4,7 +4,10 @@
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -15,8 +18,10 @@ use super::{
     dirs::DirChoice,
     fetch_session::FetchSessions,
     isr_queue::IsrQueue,
+    moves::Moves,
     partition::{Committed, Partition, Receipt, Refusal},
     partition_lead::{FollowerFound, FollowerRead},
+    quota::Quotas,
 };
 use crate::{
     base::{
@@ -43,7 +48,7 @@ pub struct Slot {
     /// The partition's number.
     pub partition: PartitionId,
     /// Which of the table's directories it lives in.
-    pub dir: usize,
+    dir: AtomicUsize,
     state: Mutex<Partition>,
 }
 
@@ -52,6 +57,16 @@ impl Slot {
     /// one whose holder was a test's.
     pub fn lock(&self) -> MutexGuard<'_, Partition> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which of the table's directories it lives in.
+    pub fn dir(&self) -> usize {
+        self.dir.load(Ordering::Acquire)
+    }
+
+    /// It lives in that one from now on. The partition is locked.
+    pub(super) fn moved(&self, dir: usize) {
+        self.dir.store(dir, Ordering::Release);
     }
 
     /// Its topic and number.
@@ -113,12 +128,15 @@ pub struct ReplicaTable {
     pub brokers: Arc<Brokers>,
     dirs: Vec<Dir>,
     choice: DirChoice,
+    pub(super) moves: Moves,
     slots: RwLock<Slots>,
     sessions: Mutex<FetchSessions>,
     /// What each directory's `cleaner-offset-checkpoint` says.
     cleaner_points: Mutex<Vec<Option<BTreeMap<TopicPartition, Offset>>>>,
     /// What the ISR driver has to look at.
     pub isr: IsrQueue,
+    /// Limits of replication traffic.
+    pub quotas: Quotas,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.
@@ -138,12 +156,14 @@ impl ReplicaTable {
         Self {
             node_id,
             choice: DirChoice::new(dirs.len()),
+            moves: Moves::default(),
             brokers: Brokers::new(node_id),
             dirs,
             slots: RwLock::default(),
             sessions: Mutex::new(FetchSessions::new(sessions_max)),
             cleaner_points: Mutex::default(),
             isr: IsrQueue::default(),
+            quotas: Quotas::default(),
             clock,
             entropy,
         }
@@ -226,7 +246,7 @@ impl ReplicaTable {
             topic: Arc::clone(&id.topic),
             topic_id,
             partition: id.partition,
-            dir,
+            dir: AtomicUsize::new(dir),
             state: Mutex::new(state),
         });
         let mut slots = self.write_slots();
@@ -234,7 +254,7 @@ impl ReplicaTable {
         let before = slots.by_id.insert((topic_id, id.partition), slot);
         self.choice.added(dir);
         if let Some(before) = before {
-            self.choice.removed(before.dir);
+            self.choice.removed(before.dir());
         }
     }
 
@@ -242,7 +262,7 @@ impl ReplicaTable {
     pub fn remove(&self, topic: Uuid, partition: PartitionId) -> Option<Arc<Slot>> {
         let mut slots = self.write_slots();
         let slot = slots.by_id.remove(&(topic, partition))?;
-        self.choice.removed(slot.dir);
+        self.choice.removed(slot.dir());
         let range = (topic, PartitionId::MIN)..=(topic, PartitionId::MAX);
         if slots.by_id.range(range).next().is_none()
             && slots.by_name.get(&slot.topic) == Some(&topic)
@@ -361,7 +381,7 @@ impl ReplicaTable {
     /// Asks for a flush of `slot`; whoever waits is told when it is done. While one is under way
     /// the request joins the next, which covers all that came meanwhile: group commit.
     pub fn flush(&self, slot: &Arc<Slot>) {
-        let flusher = Arc::downgrade(&self.dirs[slot.dir].flusher);
+        let flusher = Arc::downgrade(&self.dirs[slot.dir()].flusher);
         begin_flush(slot, flusher, &self.clock);
     }
 }

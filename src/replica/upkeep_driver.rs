@@ -167,7 +167,7 @@ fn by_dir(
     let mut out = vec![BTreeMap::new(); table.dirs().len()];
     for slot in table.all() {
         if let Some(offset) = value(&slot) {
-            out[slot.dir].insert(slot.id(), offset);
+            out[slot.dir()].insert(slot.id(), offset);
         }
     }
     out
@@ -226,20 +226,27 @@ fn write_log_starts(table: &ReplicaTable) {
 /// Closes every log and leaves the clean-shutdown marker in each directory where all went well.
 /// May take long: to be called where blocking is allowed.
 pub fn close_clean(table: &ReplicaTable, broker_epoch: i64) {
+    table.moves.stop();
     let now = table.clock.now();
     let mut entries = vec![Some(BTreeMap::new()); table.dirs().len()];
     for slot in table.all() {
-        let closed = slot.lock().log.close_clean(now);
+        let mut state = slot.lock();
+        let closed = state.log.close_clean(now);
+        if let Some(copy) = state.future() {
+            // The next start looks through all of it.
+            copy.lock().close_files();
+        }
+        drop(state);
         match closed {
             Ok(Some(entry)) => {
-                if let Some(known) = &mut entries[slot.dir] {
+                if let Some(known) = &mut entries[slot.dir()] {
                     known.insert(slot.id(), entry);
                 }
             }
             Ok(None) => {}
             Err(e) => {
                 tracing::error!(partition = %slot.id(), "not closed cleanly: {e}");
-                entries[slot.dir] = None;
+                entries[slot.dir()] = None;
             }
         }
     }

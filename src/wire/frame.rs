@@ -90,6 +90,7 @@ apis! {
     TxnOffsetCommit = 28, 0..=5, Some(3);
     DescribeConfigs = 32, 1..=4, Some(4);
     AlterConfigs = 33, 0..=2, Some(2);
+    AlterReplicaLogDirs = 34, 1..=2, Some(2);
     DescribeLogDirs = 35, 1..=5, Some(2);
     CreatePartitions = 37, 0..=3, Some(2);
     DeleteGroups = 42, 0..=2, Some(2);

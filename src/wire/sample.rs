@@ -161,6 +161,7 @@ every_request! {
     txn::TxnOffsetCommitRequest,
     configs::DescribeConfigsRequest,
     configs::AlterConfigsRequest,
+    cluster::AlterReplicaLogDirsRequest,
     cluster::DescribeLogDirsRequest,
     topics::CreatePartitionsRequest,
     groups::DeleteGroupsRequest,

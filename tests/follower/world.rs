@@ -15,6 +15,7 @@ use vltava::{
         follower::{FetchPosition, FetchedPartition, Followed, LeaderBounds},
         partition::{Partition, Refusal},
         partition_lead::FollowerRead,
+        quota::ThrottledReplicas,
         settings::PartitionSettings,
         table::{Dir, ReplicaTable, Slot},
     },
@@ -49,6 +50,7 @@ pub(crate) fn settings(durable: bool) -> Arc<PartitionSettings> {
         min_insync_replicas: 1,
         lag_max: Duration::from_secs(30),
         followers_serve: true,
+        throttled: ThrottledReplicas::default(),
     })
 }
 

@@ -8,7 +8,7 @@ use vltava::{
     log::LogConfig,
     metadata::{ConfigResource, Record, ResourceType, configs::Properties, features},
     record::Rules,
-    replica::settings::PartitionSettings,
+    replica::{quota::ThrottledReplicas, settings::PartitionSettings},
 };
 
 use crate::plan::Plan;
@@ -59,6 +59,7 @@ pub fn partition_settings(plan: &Plan) -> Arc<PartitionSettings> {
         min_insync_replicas: plan.min_isr,
         lag_max: std::time::Duration::from_millis(LAG_MS),
         followers_serve: false,
+        throttled: ThrottledReplicas::default(),
     })
 }
 

@@ -232,7 +232,8 @@ impl World {
             };
             let configs = w.named.iter().map(entry).collect();
             let resources = vec![pb::AlterConfigsResource { resource, configs }];
-            self.submit(SubmitCommand::AlterConfigs(pb::AlterConfigs { resources, validate_only }));
+            let c = pb::AlterConfigs { resources, validate_only, ..Default::default() };
+            self.submit(SubmitCommand::AlterConfigs(c));
             return;
         }
         let op = |(k, v): (&&str, &&str)| {
@@ -246,7 +247,8 @@ impl World {
         };
         let ops = w.named.iter().map(op).collect();
         let resources = vec![pb::IncrementalAlterConfigsResource { resource, ops }];
-        let c = pb::IncrementalAlterConfigs { resources, validate_only };
+        let from_broker = w.has("forwarded");
+        let c = pb::IncrementalAlterConfigs { resources, validate_only, from_broker };
         self.submit(SubmitCommand::IncrementalAlterConfigs(c));
     }
 }

@@ -366,7 +366,7 @@ impl World {
         let op = pb::AlterOp { name: key.to_owned(), operation: 0, value: Some(value.to_owned()) };
         let resources =
             vec![pb::IncrementalAlterConfigsResource { resource: Some(resource), ops: vec![op] }];
-        let c = pb::IncrementalAlterConfigs { resources, validate_only: false };
+        let c = pb::IncrementalAlterConfigs { resources, ..Default::default() };
         match self.submit(SubmitCommand::IncrementalAlterConfigs(c)).reply {
             Some(SubmitBody::AlterConfigs(b)) => assert_eq!(b.resources[0].error, 0, "{b:?}"),
             other => panic!("{other:?}"),

@@ -1,6 +1,9 @@
-//! DescribeLogDirs, UpdateFeatures, InitProducerId, UnregisterBroker.
+//! AlterReplicaLogDirs, DescribeLogDirs, UpdateFeatures, InitProducerId, UnregisterBroker.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use crate::{
     base::ErrorCode,
@@ -11,8 +14,10 @@ use crate::{
         forward::{Failure, code},
     },
     wire::api::cluster::{
-        DescribeLogDirsPartition, DescribeLogDirsRequest, DescribeLogDirsResponse,
-        DescribeLogDirsResult, DescribeLogDirsTopic, InitProducerIdRequest, InitProducerIdResponse,
+        AlterReplicaLogDirPartitionResult, AlterReplicaLogDirTopicResult,
+        AlterReplicaLogDirsRequest, AlterReplicaLogDirsResponse, DescribeLogDirsPartition,
+        DescribeLogDirsRequest, DescribeLogDirsResponse, DescribeLogDirsResult,
+        DescribeLogDirsTopic, InitProducerIdRequest, InitProducerIdResponse,
         UnregisterBrokerRequest, UnregisterBrokerResponse, UpdatableFeatureResult,
         UpdateFeaturesRequest, UpdateFeaturesResponse,
     },
@@ -20,6 +25,38 @@ use crate::{
 
 /// How long a broker's removal may take; the request carries no time of its own.
 const UNREGISTER_TIMEOUT_MS: i32 = 30_000;
+
+/// AlterReplicaLogDirs: begins to move replicas between directories of this broker.
+pub(crate) fn alter_replica_log_dirs(
+    broker: &Broker,
+    _caller: &Caller,
+    request: AlterReplicaLogDirsRequest,
+) -> AlterReplicaLogDirsResponse {
+    let mut results: BTreeMap<String, Vec<AlterReplicaLogDirPartitionResult>> = BTreeMap::new();
+    for wanted in request.dirs {
+        let dirs = broker.replicas.dirs();
+        let path = Path::new(&wanted.path);
+        let dir = dirs.iter().position(|d| Path::new(&d.name) == path || d.log_dir.path() == path);
+        for topic in wanted.topics {
+            let begin = |partition: &i32| {
+                let begun = match dir {
+                    Some(dir) => broker.replicas.alter_dir(&topic.name, *partition, dir),
+                    None => Err(ErrorCode::LogDirNotFound),
+                };
+                AlterReplicaLogDirPartitionResult {
+                    partition_index: *partition,
+                    error_code: begun.err().unwrap_or(ErrorCode::None),
+                }
+            };
+            let done: Vec<_> = topic.partitions.iter().map(begin).collect();
+            results.entry(topic.name).or_default().extend(done);
+        }
+    }
+    let results = results
+        .into_iter()
+        .map(|(topic_name, partitions)| AlterReplicaLogDirTopicResult { topic_name, partitions });
+    AlterReplicaLogDirsResponse { throttle_time_ms: 0, results: results.collect() }
+}
 
 /// DescribeLogDirs.
 pub(crate) fn describe_log_dirs(
@@ -43,7 +80,17 @@ pub(crate) fn describe_log_dirs(
         }
         let partition = slot.lock();
         let end = partition.log.log_end_offset();
-        by_dir[slot.dir].entry(key.0).or_default().push(DescribeLogDirsPartition {
+        if let Some(copy) = partition.future() {
+            let size = copy.lock().size();
+            let all = by_dir[copy.dir].entry(key.0.clone()).or_default();
+            all.push(DescribeLogDirsPartition {
+                partition_index: slot.partition,
+                partition_size: i64::try_from(size).unwrap_or(i64::MAX),
+                offset_lag: end - copy.end(),
+                is_future_key: true,
+            });
+        }
+        by_dir[slot.dir()].entry(key.0).or_default().push(DescribeLogDirsPartition {
             partition_index: slot.partition,
             partition_size: i64::try_from(partition.log.size()).unwrap_or(i64::MAX),
             offset_lag: (partition.high_watermark() - end).max(0),

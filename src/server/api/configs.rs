@@ -12,7 +12,8 @@ use crate::{
     metadata::{ConfigResource, Image, ResourceType},
     pb::controller::{self as pb, submit_reply::Reply, submit_request::Command},
     server::{
-        context::{Admin, Broker, Caller, owned},
+        api::cordoned,
+        context::{Admin, Broker, Caller, Role, owned},
         forward::{Failure, code},
     },
     wire::api::configs::{
@@ -157,6 +158,34 @@ fn altered(
     }
 }
 
+/// Why this node does not forward a resource's changes; `None` if it does.
+type Refused = Vec<Option<Failure>>;
+
+/// Has the changes of those resources carried out that this node did not refuse itself; `asked`
+/// are all of them, in the order of the answer.
+async fn submit(
+    node: &dyn Admin,
+    command: Command,
+    asked: Vec<(i8, String)>,
+    refused: Refused,
+) -> Vec<AlterConfigsResourceResponse> {
+    if refused.iter().all(Option::is_none) {
+        return altered(node.submit(command, ALTER_TIMEOUT_MS).await, asked);
+    }
+    let kept = asked.iter().zip(&refused).filter(|(_, no)| no.is_none());
+    let kept: Vec<_> = kept.map(|(resource, _)| resource.clone()).collect();
+    let mut answers = if kept.is_empty() {
+        Vec::new().into_iter()
+    } else {
+        altered(node.submit(command, ALTER_TIMEOUT_MS).await, kept).into_iter()
+    };
+    let one = |((kind, name), no): ((i8, String), Option<Failure>)| match no {
+        Some(no) => altered(Err(no), vec![(kind, name)]).pop(),
+        None => answers.next(),
+    };
+    asked.into_iter().zip(refused).filter_map(one).collect()
+}
+
 /// AlterConfigs.
 pub(crate) async fn alter_configs(
     node: &dyn Admin,
@@ -165,7 +194,13 @@ pub(crate) async fn alter_configs(
 ) -> AlterConfigsResponse {
     let asked: Vec<_> =
         request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone())).collect();
-    let resources = request.resources.into_iter().map(|r| pb::AlterConfigsResource {
+    let check = |r: &wire::AlterConfigsResource| {
+        let changes = r.configs.iter().map(|c| (c.name.as_str(), 0, c.value.as_deref()));
+        cordoned::check(node, (r.resource_type, &r.resource_name), changes).err()
+    };
+    let refused: Refused = request.resources.iter().map(check).collect();
+    let kept = request.resources.into_iter().zip(&refused).filter(|(_, no)| no.is_none());
+    let resources = kept.map(|(r, _)| pb::AlterConfigsResource {
         resource: resource(r.resource_type, r.resource_name),
         configs: r
             .configs
@@ -173,10 +208,13 @@ pub(crate) async fn alter_configs(
             .map(|c| pb::ConfigEntry { name: c.name, value: c.value })
             .collect(),
     });
-    let command =
-        pb::AlterConfigs { resources: resources.collect(), validate_only: request.validate_only };
-    let done = node.submit(Command::AlterConfigs(command), ALTER_TIMEOUT_MS).await;
-    AlterConfigsResponse { throttle_time_ms: 0, responses: altered(done, asked) }
+    let command = pb::AlterConfigs {
+        resources: resources.collect(),
+        validate_only: request.validate_only,
+        from_broker: node.role() == Role::Broker,
+    };
+    let responses = submit(node, Command::AlterConfigs(command), asked, refused).await;
+    AlterConfigsResponse { throttle_time_ms: 0, responses }
 }
 
 /// IncrementalAlterConfigs.
@@ -187,7 +225,14 @@ pub(crate) async fn incremental_alter_configs(
 ) -> IncrementalAlterConfigsResponse {
     let asked: Vec<_> =
         request.resources.iter().map(|r| (r.resource_type, r.resource_name.clone())).collect();
-    let resources = request.resources.into_iter().map(|r| pb::IncrementalAlterConfigsResource {
+    let check = |r: &wire::IncrementalAlterConfigsResource| {
+        let changes = r.configs.iter();
+        let changes = changes.map(|c| (c.name.as_str(), c.config_operation, c.value.as_deref()));
+        cordoned::check(node, (r.resource_type, &r.resource_name), changes).err()
+    };
+    let refused: Refused = request.resources.iter().map(check).collect();
+    let kept = request.resources.into_iter().zip(&refused).filter(|(_, no)| no.is_none());
+    let resources = kept.map(|(r, _)| pb::IncrementalAlterConfigsResource {
         resource: resource(r.resource_type, r.resource_name),
         ops: r
             .configs
@@ -202,9 +247,10 @@ pub(crate) async fn incremental_alter_configs(
     let command = pb::IncrementalAlterConfigs {
         resources: resources.collect(),
         validate_only: request.validate_only,
+        from_broker: node.role() == Role::Broker,
     };
-    let done = node.submit(Command::IncrementalAlterConfigs(command), ALTER_TIMEOUT_MS).await;
-    IncrementalAlterConfigsResponse { throttle_time_ms: 0, responses: altered(done, asked) }
+    let responses = submit(node, Command::IncrementalAlterConfigs(command), asked, refused).await;
+    IncrementalAlterConfigsResponse { throttle_time_ms: 0, responses }
 }
 
 /// ListConfigResources: version 0 asks for client metrics subscriptions alone.

@@ -147,9 +147,13 @@ fn respond(
     let mut response = FetchResponse { session_id: context.session_id, ..FetchResponse::default() };
     let mut places: BTreeMap<(Uuid, Arc<str>), usize> = BTreeMap::new();
     let mut sessions = broker.replicas.sessions();
-    for Done { look, result, settled } in done {
+    let mut throttled_bytes = 0_usize;
+    for Done { look, result, settled, throttled } in done {
         let fetch = &look.fetch;
         let data = partition_data(fetch, result);
+        if throttled {
+            throttled_bytes = throttled_bytes.saturating_add(data.records.len());
+        }
         let told = Told {
             must_tell: !data.records.is_empty()
                 || data.error_code != ErrorCode::None
@@ -175,6 +179,10 @@ fn respond(
         response.responses[at].partitions.push(data);
     }
     drop(sessions);
+    if throttled_bytes > 0 {
+        let quota = &broker.replicas.quotas.leader;
+        quota.record(throttled_bytes, broker.clock.now().mono);
+    }
     point_to_leaders(broker, caller, &mut response);
     response
 }

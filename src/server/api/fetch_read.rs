@@ -10,7 +10,7 @@ use crate::{
         fetch_session::{FetchContext, Look, PartitionFetch},
         partition::{Found, Isolation, Partition, Refusal},
         partition_lead::FollowerRead,
-        table::Slot,
+        table::{ReplicaTable, Slot},
     },
     server::context::{Broker, Caller},
     wire::api::fetch::FetchRequest,
@@ -94,10 +94,23 @@ pub(super) struct Done {
     pub(super) result: Result<Read, Refusal>,
     /// Whether it rings when there is more, so that nobody needs to look before.
     pub(super) settled: bool,
+    /// Whether its records count against the quota of throttled leaders.
+    pub(super) throttled: bool,
 }
 
-/// What a partition answers, and whether it is settled.
-type Outcome = (Result<Read, Refusal>, bool);
+/// What a partition answers.
+struct Outcome {
+    result: Result<Read, Refusal>,
+    settled: bool,
+    throttled: bool,
+}
+
+impl Outcome {
+    /// An answer that does not wait.
+    fn at_once(result: Result<Read, Refusal>) -> Self {
+        Self { result, settled: false, throttled: false }
+    }
+}
 
 /// The partitions of one request, as far as they were looked at.
 pub(super) struct Round {
@@ -134,12 +147,10 @@ impl Round {
                 let room = plan.bytes_max.saturating_sub(total);
                 let max = usize::try_from(look.fetch.max_bytes).unwrap_or(0).min(room);
                 let limit = Limit { max, at_least_one: total == 0, first };
-                match read_one(broker, context, look, plan, limit, now) {
-                    Ok((read, settled)) => (Ok(read), settled),
-                    Err(refusal) => (Err(refusal), false),
-                }
+                read_one(broker, context, look, plan, limit, now)
+                    .unwrap_or_else(|refusal| Outcome::at_once(Err(refusal)))
             });
-            match &done.0 {
+            match &done.result {
                 Ok(Read::Found(found)) => total += found.len,
                 Ok(Read::Diverges { .. } | Read::Elsewhere { .. }) | Err(_) => at_once = true,
             }
@@ -150,7 +161,8 @@ impl Round {
     /// Lets go of records while the fetch waits: they are read again, and their files may go.
     pub(super) fn park(&mut self) {
         for (_, done) in &mut self.parts {
-            if matches!(done, Some((Ok(Read::Found(found)), _)) if found.len > 0) {
+            let found = done.as_ref().and_then(|d| d.result.as_ref().ok());
+            if matches!(found, Some(Read::Found(found)) if found.len > 0) {
                 *done = None;
             }
         }
@@ -175,8 +187,8 @@ impl Round {
     /// What was found.
     pub(super) fn done(self) -> impl Iterator<Item = Done> {
         let read = |(look, done): (Look, Option<_>)| {
-            let (result, settled) = done?;
-            Some(Done { look, result, settled })
+            let Outcome { result, settled, throttled } = done?;
+            Some(Done { look, result, settled, throttled })
         };
         self.parts.into_iter().filter_map(read)
     }
@@ -201,19 +213,25 @@ fn read_one(
     plan: &Plan,
     limit: Limit,
     now: Now,
-) -> Result<(Read, bool), Refusal> {
+) -> Result<Outcome, Refusal> {
     let fetch = &look.fetch;
     let slot = find(broker, fetch, plan.by_id)?;
     let mut partition = slot.lock();
+    let mut throttled = false;
     let (read, end) = match &plan.reader {
         Reader::Follower { replica, epoch } => {
-            let read = follower_read(fetch, *replica, *epoch, limit);
             let table = &broker.replicas;
+            throttled = partition.is_throttled_leader();
+            let mut limit = limit;
+            if throttled && must_wait(table, &partition, *replica, now) {
+                (limit.max, limit.at_least_one) = (0, false);
+            }
+            let read = follower_read(fetch, *replica, *epoch, limit);
             let got = table.fetch_as_follower(&slot, &mut partition, &read, limit.first, now)?;
             let end = got.found.marks.log_end;
             let found = got.found;
             match got.diverging {
-                Some(end) => return Ok((Read::Diverges { end, found }, false)),
+                Some(end) => return Ok(Outcome::at_once(Ok(Read::Diverges { end, found }))),
                 None => (found, end),
             }
         }
@@ -225,7 +243,7 @@ fn read_one(
                     let end = visible_end(&found, isolation);
                     (found, end)
                 }
-                other => return Ok((other, false)),
+                other => return Ok(Outcome::at_once(Ok(other))),
             }
         }
     };
@@ -236,7 +254,14 @@ fn read_one(
     } else if listens {
         partition.listen(&context.bell, look.id);
     }
-    Ok((Read::Found(read), settled))
+    Ok(Outcome { result: Ok(Read::Found(read)), settled, throttled })
+}
+
+/// Whether a follower gets nothing of a throttled partition for now: one that is in sync always
+/// does, lest it fall out of the ISR (`ReplicaManager.shouldLeaderThrottle`).
+fn must_wait(table: &ReplicaTable, partition: &Partition, replica: NodeId, now: Now) -> bool {
+    let in_sync = partition.leader().is_some_and(|l| l.isr().contains(&replica));
+    !in_sync && table.quotas.leader.is_exceeded(now.mono)
 }
 
 fn follower_read(

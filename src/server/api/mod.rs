@@ -4,6 +4,7 @@
 pub(crate) mod cluster;
 pub(crate) mod configs;
 pub(crate) mod consumer_groups;
+mod cordoned;
 pub(crate) mod fetch;
 mod fetch_read;
 pub(crate) mod groups;
@@ -130,7 +131,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::ApiVersions, run: at_once!(Admin, versions::api_versions) },
     Row { key: ApiKey::CreateTopics, run: in_time!(Admin, topics::create_topics) },
     Row { key: ApiKey::DeleteTopics, run: in_time!(Admin, topics::delete_topics) },
-    Row { key: ApiKey::DeleteRecords, run: at_once!(offsets::delete_records) },
+    Row { key: ApiKey::DeleteRecords, run: by_itself!(offsets::delete_records) },
     Row { key: ApiKey::InitProducerId, run: in_time!(cluster::init_producer_id) },
     Row { key: ApiKey::OffsetForLeaderEpoch, run: at_once!(offsets::offset_for_leader_epoch) },
     Row { key: ApiKey::AddPartitionsToTxn, run: in_time!(txn::add_partitions_to_txn) },
@@ -140,6 +141,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::TxnOffsetCommit, run: by_itself!(txn_offsets::txn_offset_commit) },
     Row { key: ApiKey::DescribeConfigs, run: at_once!(Admin, configs::describe_configs) },
     Row { key: ApiKey::AlterConfigs, run: in_time!(Admin, configs::alter_configs) },
+    Row { key: ApiKey::AlterReplicaLogDirs, run: at_once!(cluster::alter_replica_log_dirs) },
     Row { key: ApiKey::DescribeLogDirs, run: at_once!(cluster::describe_log_dirs) },
     Row { key: ApiKey::CreatePartitions, run: in_time!(Admin, topics::create_partitions) },
     Row { key: ApiKey::DeleteGroups, run: in_time!(groups::delete_groups) },

@@ -1,14 +1,19 @@
 //! ListOffsets, OffsetForLeaderEpoch, DeleteRecords, DescribeProducers: about the ends of logs.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use futures::channel::oneshot;
 
 use crate::{
-    base::{ErrorCode, PartitionId},
+    base::{ErrorCode, Offset, PartitionId},
     replica::{
-        partition::{Isolation, Partition, Refusal, TimedOffset},
+        partition::{Committed, Isolation, Partition, Refusal, TimedOffset},
         table::Slot,
     },
-    server::context::{Broker, Caller},
+    server::{
+        context::{Broker, Caller},
+        dispatch::Outcome,
+    },
     wire::api::offsets::{
         DeleteRecordsPartitionResult, DeleteRecordsRequest, DeleteRecordsResponse,
         DeleteRecordsTopicResult, DescribeProducersPartitionResult, DescribeProducersRequest,
@@ -128,41 +133,101 @@ pub(crate) fn offset_for_leader_epoch(
     OffsetForLeaderEpochResponse { throttle_time_ms: 0, topics: topics.collect() }
 }
 
-/// DeleteRecords.
+/// A deletion that other replicas have yet to follow: its topic and partition in the response,
+/// where they are, and the signal.
+struct Deletion {
+    place: (usize, usize),
+    slot: Arc<Slot>,
+    done: oneshot::Receiver<Committed>,
+}
+
+/// DeleteRecords: answered once the records are gone on every live replica, which learns of it by
+/// its next fetch.
 pub(crate) fn delete_records(
-    broker: &Broker,
-    _caller: &Caller,
+    broker: &Arc<Broker>,
+    caller: Caller,
     request: DeleteRecordsRequest,
-) -> DeleteRecordsResponse {
-    let delete = |topic: &str, partition: PartitionId, before: i64| {
-        if super::is_internal(topic) {
-            return Err(ErrorCode::InvalidTopicException.into());
-        }
-        let slot = find(broker, topic, partition)?;
-        let mut state = slot.lock();
-        state.check_leader(-1)?;
-        state.delete_records(before, broker.clock.now())
-    };
-    let topics = request.topics.into_iter().map(|topic| DeleteRecordsTopicResult {
-        partitions: topic
-            .partitions
-            .iter()
-            .map(|p| {
-                let done: Result<i64, Refusal> = delete(&topic.name, p.partition_index, p.offset);
-                let (error_code, low_watermark) = match done {
-                    Ok(low) => (ErrorCode::None, low),
-                    Err(refusal) => (refusal.code, -1),
-                };
-                DeleteRecordsPartitionResult {
-                    partition_index: p.partition_index,
-                    low_watermark,
-                    error_code,
+) -> Outcome {
+    let mut waits = Vec::new();
+    let mut response = DeleteRecordsResponse::default();
+    for (at, topic) in request.topics.into_iter().enumerate() {
+        let mut partitions = Vec::with_capacity(topic.partitions.len());
+        for p in &topic.partitions {
+            let place = (at, partitions.len());
+            let done = delete_one(broker, &topic.name, p.partition_index, p.offset);
+            let (error_code, low_watermark) = match done {
+                Ok((low, None)) => (ErrorCode::None, low),
+                Ok((low, Some((slot, done)))) => {
+                    waits.push(Deletion { place, slot, done });
+                    (ErrorCode::RequestTimedOut, low)
                 }
-            })
-            .collect(),
-        name: topic.name,
-    });
-    DeleteRecordsResponse { throttle_time_ms: 0, topics: topics.collect() }
+                Err(refusal) => (refusal.code, -1),
+            };
+            partitions.push(DeleteRecordsPartitionResult {
+                partition_index: p.partition_index,
+                low_watermark,
+                error_code,
+            });
+        }
+        response.topics.push(DeleteRecordsTopicResult { name: topic.name, partitions });
+    }
+    if waits.is_empty() {
+        return caller.ready(&response);
+    }
+    let limit = Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0));
+    let broker = Arc::clone(broker);
+    Outcome::Later(Box::pin(async move {
+        await_deletions(&broker, &mut response, waits, limit).await;
+        caller.chunks(&response)
+    }))
+}
+
+/// The low watermark, and what to wait for if it has not come far enough.
+type Deleted = (Offset, Option<(Arc<Slot>, oneshot::Receiver<Committed>)>);
+
+fn delete_one(
+    broker: &Broker,
+    topic: &str,
+    partition: PartitionId,
+    before: Offset,
+) -> Result<Deleted, Refusal> {
+    if super::is_internal(topic) {
+        return Err(ErrorCode::InvalidTopicException.into());
+    }
+    let slot = find(broker, topic, partition)?;
+    let mut state = slot.lock();
+    state.check_leader(-1)?;
+    let offset = state.delete_records(before, broker.clock.now())?;
+    let low = state.low_watermark().ok_or(ErrorCode::NotLeaderOrFollower)?;
+    let wait = state.await_deleted(offset);
+    drop(state);
+    Ok((low, wait.map(|wait| (slot, wait))))
+}
+
+async fn await_deletions(
+    broker: &Broker,
+    response: &mut DeleteRecordsResponse,
+    waits: Vec<Deletion>,
+    limit: Duration,
+) {
+    let deadline = tokio::time::Instant::now() + limit;
+    for Deletion { place: (topic, partition), slot, done } in waits {
+        let (code, low) = match tokio::time::timeout_at(deadline, done).await {
+            Ok(Ok(Ok(low))) => (ErrorCode::None, low),
+            // The replica is no longer here at all.
+            Ok(_) if broker.replicas.by_id(slot.topic_id, slot.partition).is_none() => {
+                (ErrorCode::UnknownTopicOrPartition, -1)
+            }
+            Ok(Ok(Err(code))) => (code, -1),
+            Ok(Err(_)) => (ErrorCode::NotLeaderOrFollower, -1),
+            // It says so already, with the low watermark of the beginning.
+            Err(_) => continue,
+        };
+        let place = response.topics.get_mut(topic);
+        if let Some(p) = place.and_then(|t| t.partitions.get_mut(partition)) {
+            (p.error_code, p.low_watermark) = (code, low);
+        }
+    }
 }
 
 /// DescribeProducers.

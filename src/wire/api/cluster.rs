@@ -1,8 +1,43 @@
-//! DescribeLogDirs, UpdateFeatures, InitProducerId, UnregisterBroker. Uses `base`.
+//! AlterReplicaLogDirs, DescribeLogDirs, UpdateFeatures, InitProducerId, UnregisterBroker. Uses `base`.
 
 use crate::base::ErrorCode;
 
 messages! {
+    /// Moves replicas of a broker between its log directories. Key 34.
+    request AlterReplicaLogDirsRequest(AlterReplicaLogDirs) => AlterReplicaLogDirsResponse {
+        dirs: Vec<AlterReplicaLogDir>;
+    }
+
+    /// What shall lie in one log directory.
+    part AlterReplicaLogDir {
+        path: String;
+        topics: Vec<AlterReplicaLogDirTopic>;
+    }
+
+    /// The partitions of one topic.
+    part AlterReplicaLogDirTopic {
+        name: String;
+        partitions: Vec<i32>;
+    }
+
+    /// What became of it: whether the moves have begun.
+    response AlterReplicaLogDirsResponse(AlterReplicaLogDirs) {
+        throttle_time_ms: i32;
+        results: Vec<AlterReplicaLogDirTopicResult>;
+    }
+
+    /// The answer for one topic.
+    part AlterReplicaLogDirTopicResult {
+        topic_name: String;
+        partitions: Vec<AlterReplicaLogDirPartitionResult>;
+    }
+
+    /// The answer for one partition.
+    part AlterReplicaLogDirPartitionResult {
+        partition_index: i32;
+        error_code: ErrorCode;
+    }
+
     /// Asks what lies in the log directories of a broker. Key 35.
     request DescribeLogDirsRequest(DescribeLogDirs) => DescribeLogDirsResponse {
         /// Null for all.
