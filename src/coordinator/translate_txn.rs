@@ -16,14 +16,14 @@ use crate::{
 /// Producers before this version may crash at an unexpected COORDINATOR_LOAD_IN_PROGRESS.
 const KNOWS_LOADING_FROM: i16 = 2;
 
-/// A partition, and its answer if that is clear already.
-type Known = (PartitionId, Option<ErrorCode>);
+/// Codes for partitions, in the order of the request; `None` while the group is to decide.
+type Codes = Vec<(PartitionId, Option<ErrorCode>)>;
 
 /// A TxnOffsetCommit on its way: the call, and the answers that are clear already.
 #[derive(Debug)]
 pub(super) struct TxnCommit {
     commit: CommitCall,
-    topics: Vec<(String, Vec<Known>)>,
+    topics: Vec<(String, Codes)>,
     version: i16,
 }
 

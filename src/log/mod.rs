@@ -21,6 +21,7 @@ mod log_append;
 mod log_flush;
 mod log_read;
 mod log_truncate;
+mod marker;
 #[cfg(test)]
 mod model_test;
 pub mod names;
