@@ -80,8 +80,14 @@ public final class Scenarios {
     }
 
     static void until(String what, BooleanSupplier probe) throws InterruptedException {
-        for (long end = System.nanoTime() + 20_000_000_000L; !probe.getAsBoolean(); Thread.sleep(10)) {
-            if (System.nanoTime() > end) throw new AssertionError(what + ": not within 20 s");
+        until(what, 20, probe);
+    }
+
+    static void until(String what, long seconds, BooleanSupplier probe) throws InterruptedException {
+        long end = System.nanoTime() + seconds * 1_000_000_000L;
+        for (; !probe.getAsBoolean(); Thread.sleep(10)) {
+            if (System.nanoTime() > end)
+                throw new AssertionError(what + ": not within " + seconds + " s");
         }
     }
 
@@ -590,12 +596,12 @@ public final class Scenarios {
                 .count(Materialized.as(Stores.inMemoryKeyValueStore("counts")))
                 .toStream().to(sink, Produced.with(Serdes.String(), Serdes.Long()));
             Properties p = conf("application.id", topic, "processing.guarantee", "exactly_once_v2",
-                "commit.interval.ms", 200, "auto.offset.reset", "earliest", "replication.factor",
+                "commit.interval.ms", 200, "session.timeout.ms", 6000, "auto.offset.reset", "earliest", "replication.factor",
                 (int) COPIES, "state.dir", System.getenv("SCRATCH") + "/" + topic);
             try (var streams = new KafkaStreams(builder.build(), p);
                     var c = from(sink, "read_committed")) {
                 streams.start();
-                until("the counts", () -> {
+                until("the counts", 60, () -> {
                     for (var r : c.poll(Duration.ofMillis(100))) {
                         got.put(new String(r.key(), StandardCharsets.UTF_8),
                             java.nio.ByteBuffer.wrap(r.value()).getLong());
