@@ -5,6 +5,7 @@ import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collection;
+import java.util.HashMap;
 import java.util.HashSet;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -14,6 +15,7 @@ import java.util.Set;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.Future;
 import java.util.function.BooleanSupplier;
+import java.util.function.Function;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 import org.apache.kafka.clients.admin.Admin;
@@ -26,19 +28,31 @@ import org.apache.kafka.clients.admin.RecordsToDelete;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.CooperativeStickyAssignor;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.consumer.OffsetOutOfRangeException;
+import org.apache.kafka.clients.consumer.SubscriptionPattern;
 import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.clients.producer.RecordMetadata;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.InvalidConfigurationException;
+import org.apache.kafka.common.errors.InvalidProducerEpochException;
+import org.apache.kafka.common.errors.ProducerFencedException;
 import org.apache.kafka.common.errors.RecordTooLargeException;
 import org.apache.kafka.common.errors.TopicExistsException;
 import org.apache.kafka.common.header.Header;
 import org.apache.kafka.common.header.internals.RecordHeader;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
+import org.apache.kafka.common.serialization.Serdes;
+import org.apache.kafka.streams.KafkaStreams;
+import org.apache.kafka.streams.StreamsBuilder;
+import org.apache.kafka.streams.kstream.Consumed;
+import org.apache.kafka.streams.kstream.Grouped;
+import org.apache.kafka.streams.kstream.Materialized;
+import org.apache.kafka.streams.kstream.Produced;
+import org.apache.kafka.streams.state.Stores;
 
 public final class Scenarios {
     interface Scenario { void run(String topic) throws Exception; }
@@ -66,8 +80,14 @@ public final class Scenarios {
     }
 
     static void until(String what, BooleanSupplier probe) throws InterruptedException {
-        for (long end = System.nanoTime() + 20_000_000_000L; !probe.getAsBoolean(); Thread.sleep(10)) {
-            if (System.nanoTime() > end) throw new AssertionError(what + ": not within 20 s");
+        until(what, 20, probe);
+    }
+
+    static void until(String what, long seconds, BooleanSupplier probe) throws InterruptedException {
+        long end = System.nanoTime() + seconds * 1_000_000_000L;
+        for (; !probe.getAsBoolean(); Thread.sleep(10)) {
+            if (System.nanoTime() > end)
+                throw new AssertionError(what + ": not within " + seconds + " s");
         }
     }
 
@@ -400,6 +420,198 @@ public final class Scenarios {
         equal(values(readAll(topic)), List.of("fits"), "records");
     }
 
+    static KafkaProducer<byte[], byte[]> transactional(String id) {
+        KafkaProducer<byte[], byte[]> p = new KafkaProducer<>(conf("transactional.id", id,
+            "key.serializer", ByteArraySerializer.class, "value.serializer", ByteArraySerializer.class));
+        p.initTransactions();
+        return p;
+    }
+
+    static KafkaConsumer<byte[], byte[]> from(String topic, String isolation) {
+        KafkaConsumer<byte[], byte[]> c = reader("isolation.level", isolation);
+        c.assign(List.of(new TopicPartition(topic, 0)));
+        c.seekToBeginning(c.assignment());
+        return c;
+    }
+
+    static void transactions(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        KafkaProducer<byte[], byte[]> p = transactional(topic);
+        p.beginTransaction();
+        records(topic, List.of("a0", "a1")).forEach(p::send);
+        p.flush();
+        p.abortTransaction();
+        p.beginTransaction();
+        records(topic, List.of("c0", "c1")).forEach(p::send);
+        p.commitTransaction();
+        p.beginTransaction();
+        records(topic, List.of("o0")).forEach(p::send);
+        p.flush();
+        try (var c = from(topic, "read_committed"); var u = from(topic, "read_uncommitted")) {
+            equal(values(take(c, 2)), List.of("c0", "c1"), "committed records");
+            equal(c.poll(Duration.ofMillis(1000)).count(), 0, "records of an open transaction");
+            equal(values(take(u, 5)), List.of("a0", "a1", "c0", "c1", "o0"), "all records");
+            var listed = admin.listTransactions().all().get();
+            equal(listed.stream().anyMatch(t -> t.transactionalId().equals(topic)), true, "it is listed");
+            p.commitTransaction();
+            equal(values(take(c, 1)), List.of("o0"), "the record after its commit");
+            p.beginTransaction();
+            records(topic, List.of("z0")).forEach(p::send);
+            p.flush();
+            var second = transactional(topic);
+            try {
+                p.commitTransaction();
+                throw new AssertionError("a fenced producer committed");
+            } catch (ProducerFencedException | InvalidProducerEpochException e) {
+                p.close(Duration.ZERO);
+            }
+            second.beginTransaction();
+            records(topic, List.of("n0")).forEach(second::send);
+            second.commitTransaction();
+            equal(values(take(c, 1)), List.of("n0"), "what the new producer wrote");
+            second.close();
+        }
+    }
+
+    static void exactlyOnce(String topic) throws Exception {
+        String source = topic + "-in", sink = topic + "-out";
+        create(source, 2, Map.of());
+        create(sink, 1, Map.of());
+        List<ProducerRecord<byte[], byte[]>> sent = new ArrayList<>();
+        for (int i = 0; i < 40; i++) sent.add(new ProducerRecord<>(source, i % 2, null, utf8("" + i)));
+        produce(sent);
+        KafkaProducer<byte[], byte[]> p = transactional(topic);
+        int count = 0;
+        boolean aborted = false;
+        try (var c = reader("group.id", topic, "auto.offset.reset", "earliest", "max.poll.records", 10)) {
+            c.subscribe(List.of(source));
+            long end = System.nanoTime() + 20_000_000_000L;
+            while (count < 40) {
+                if (System.nanoTime() > end) throw new AssertionError("only " + count + " in 20 s");
+                var polled = c.poll(Duration.ofMillis(500));
+                if (polled.isEmpty()) continue;
+                p.beginTransaction();
+                Map<TopicPartition, OffsetAndMetadata> at = new HashMap<>();
+                for (var r : polled) p.send(new ProducerRecord<>(sink,
+                    utf8("x" + new String(r.value(), StandardCharsets.UTF_8))));
+                for (var tp : polled.partitions()) at.put(tp, new OffsetAndMetadata(c.position(tp)));
+                p.sendOffsetsToTransaction(at, c.groupMetadata());
+                if (!aborted) {
+                    aborted = true;
+                    p.abortTransaction();
+                    var known = c.committed(c.assignment());
+                    for (var tp : polled.partitions()) {
+                        c.seek(tp, known.get(tp) == null ? 0 : known.get(tp).offset());
+                    }
+                    continue;
+                }
+                p.commitTransaction();
+                count += polled.count();
+            }
+        }
+        p.close();
+        try (var c = from(sink, "read_committed")) {
+            Set<String> want = IntStream.range(0, 40).mapToObj(i -> "x" + i).collect(Collectors.toSet());
+            equal(new HashSet<>(values(take(c, 40))), want, "each record once");
+            equal(c.poll(Duration.ofMillis(1000)).count(), 0, "more than the 40 records");
+        }
+    }
+
+    static void await(KafkaConsumer<byte[], byte[]> a, KafkaConsumer<byte[], byte[]> b, int size,
+            List<ConsumerRecord<byte[], byte[]>> seen) throws InterruptedException {
+        until(size + " partitions each", () -> {
+            a.poll(Duration.ofMillis(50)).forEach(seen::add);
+            b.poll(Duration.ofMillis(50)).forEach(seen::add);
+            return a.assignment().size() == size && b.assignment().size() == size;
+        });
+    }
+
+    static void membership(String topic) throws Exception {
+        create(topic, 2, Map.of());
+        List<ConsumerRecord<byte[], byte[]>> seen = new ArrayList<>();
+        Object[] conf = {"group.id", topic, "auto.offset.reset", "earliest", "session.timeout.ms",
+            10000, "heartbeat.interval.ms", 300, "group.instance.id", ""};
+        Function<String, KafkaConsumer<byte[], byte[]>> join = name -> {
+            conf[conf.length - 1] = name;
+            var c = reader(conf);
+            c.subscribe(List.of(topic));
+            return c;
+        };
+        var first = join.apply("one");
+        var second = join.apply("two");
+        await(first, second, 1, seen);
+        Set<TopicPartition> had = new HashSet<>(second.assignment());
+        second.close();
+        var described = admin.describeConsumerGroups(List.of(topic)).all().get().get(topic);
+        equal(described.members().size(), 2, "members while a static one is away");
+        second = join.apply("two");
+        await(first, second, 1, seen);
+        equal(second.assignment(), had, "the partition");
+        first.close();
+        second.close();
+    }
+
+    static void nextGen(String topic) throws Exception {
+        create(topic, 4, Map.of());
+        List<ProducerRecord<byte[], byte[]>> sent = new ArrayList<>();
+        for (int i = 0; i < 40; i++) sent.add(new ProducerRecord<>(topic, i % 4, null, utf8("" + i)));
+        produce(sent);
+        List<ConsumerRecord<byte[], byte[]>> seen = new ArrayList<>();
+        Object[] conf = {"group.id", topic, "auto.offset.reset", "earliest", "group.protocol", "consumer"};
+        KafkaConsumer<byte[], byte[]> first = reader(conf), second = reader(conf);
+        first.subscribe(List.of(topic));
+        until("40 records by one member", () -> {
+            first.poll(Duration.ofMillis(100)).forEach(seen::add);
+            return seen.size() >= 40;
+        });
+        first.commitSync();
+        // Named by a pattern that the broker resolves (KIP-848's RE2 patterns).
+        second.subscribe(new SubscriptionPattern(topic));
+        await(first, second, 2, seen);
+        var described = admin.describeConsumerGroups(List.of(topic)).all().get().get(topic);
+        equal(described.type() + " " + described.members().size(), "Consumer 2", "group");
+        second.close();
+        until("all four back to the first", () -> {
+            first.poll(Duration.ofMillis(50)).forEach(seen::add);
+            return first.assignment().size() == 4;
+        });
+        first.close();
+        equal(seen.size(), 40, "records, each once");
+    }
+
+    /** Word count with exactly_once_v2: the counts are right although the application is restarted. */
+    static void streams(String topic) throws Exception {
+        String source = topic + "-in", sink = topic + "-out";
+        create(source, 2, Map.of());
+        create(sink, 1, Map.of());
+        Map<String, Long> want = new HashMap<>(), got = new HashMap<>();
+        for (int run = 0; run < 2; run++) {
+            List<String> lines = IntStream.range(0, 50).mapToObj(i -> "all w" + i % 5).toList();
+            for (String line : lines) for (String w : line.split(" ")) want.merge(w, 1L, Long::sum);
+            produce(records(source, lines));
+            var builder = new StreamsBuilder();
+            builder.stream(source, Consumed.with(Serdes.ByteArray(), Serdes.String()))
+                .flatMapValues(line -> Arrays.asList(line.split(" ")))
+                .groupBy((k, w) -> w, Grouped.with(Serdes.String(), Serdes.String()))
+                .count(Materialized.as(Stores.inMemoryKeyValueStore("counts")))
+                .toStream().to(sink, Produced.with(Serdes.String(), Serdes.Long()));
+            Properties p = conf("application.id", topic, "processing.guarantee", "exactly_once_v2",
+                "commit.interval.ms", 200, "session.timeout.ms", 6000, "auto.offset.reset", "earliest", "replication.factor",
+                (int) COPIES, "state.dir", System.getenv("SCRATCH") + "/" + topic);
+            try (var streams = new KafkaStreams(builder.build(), p);
+                    var c = from(sink, "read_committed")) {
+                streams.start();
+                until("the counts", 60, () -> {
+                    for (var r : c.poll(Duration.ofMillis(100))) {
+                        got.put(new String(r.key(), StandardCharsets.UTF_8),
+                            java.nio.ByteBuffer.wrap(r.value()).getLong());
+                    }
+                    return got.equals(want);
+                });
+            }
+        }
+    }
+
     static String where(Throwable e) {
         for (StackTraceElement at : e.getStackTrace()) {
             boolean check = Set.of("equal", "until", "take", "refused").contains(at.getMethodName());
@@ -431,6 +643,11 @@ public final class Scenarios {
         all.put("delete-records", Scenarios::deleteRecords);
         all.put("no-auto-create", Scenarios::noAutoCreate);
         all.put("too-large", Scenarios::tooLarge);
+        all.put("static", Scenarios::membership);
+        all.put("next-gen-group", Scenarios::nextGen);
+        all.put("transactions", Scenarios::transactions);
+        all.put("exactly-once", Scenarios::exactlyOnce);
+        all.put("streams", Scenarios::streams);
         all.forEach((name, scenario) -> {
             if (!only.isEmpty() && !only.contains(name)) return;
             long began = System.nanoTime();

@@ -288,10 +288,142 @@ def too_large(boot, topic):
     equal([m.value() for m in read_all(boot, topic)], [b"fits"], "records")
 
 
+def static(boot, topic):
+    """A member with an instance id is back under the same id without a rebalance."""
+    create(boot, topic, partitions=2)
+    conf = {"group.id": topic, "auto.offset.reset": "earliest", "session.timeout.ms": 10000,
+            "heartbeat.interval.ms": 500}
+    join = lambda name: reader(boot, **conf, **{"group.instance.id": name})
+    first, second = join("one"), join("two")
+    for c in (first, second):
+        c.subscribe([topic])
+    drain = lambda *cs: [c.poll(0.1) for c in cs] and None
+    sizes = lambda: [len(first.assignment()), len(second.assignment())]
+    until(lambda: drain(first, second) or sizes() == [1, 1], "a partition for each member")
+    generation = lambda: describe(boot, topic)
+    before, had = generation(), second.assignment()[0].partition
+    second.close()
+    equal(len(generation().members), 2, "members while a static one is away")
+    second = join("two")
+    second.subscribe([topic])
+    until(lambda: drain(first, second) or sizes() == [1, 1], "its partition again")
+    equal(second.assignment()[0].partition, had, "the partition")
+    equal({m.group_instance_id for m in before.members}, {"one", "two"}, "instance ids")
+    first.close()
+    second.close()
+
+
+def describe(boot, topic):
+    return done(admin(boot).describe_consumer_groups([topic]))[topic]
+
+
+def next_gen(boot, topic):
+    """The group protocol of KIP-848."""
+    create(boot, topic, partitions=4)
+    produce(boot, topic, [{"value": str(i), "partition": i % 4} for i in range(40)])
+    conf = {"group.id": topic, "group.protocol": "consumer", "auto.offset.reset": "earliest"}
+    first, second, seen = reader(boot, **conf), reader(boot, **conf), []
+
+    def poll(*members):
+        for c in members:
+            m = c.poll(0.2)
+            if m is not None:
+                check(m.error() is None, "consume:", m.error())
+                seen.append(m.value().decode())
+    first.subscribe([topic])
+    until(lambda: poll(first) or len(seen) == 40, "40 records by one member", 40)
+    first.commit(asynchronous=False)
+    second.subscribe([topic])
+    sizes = lambda: sorted([len(first.assignment()), len(second.assignment())])
+    until(lambda: poll(first, second) or sizes() == [2, 2], "two partitions for each member", 40)
+    described = describe(boot, topic)
+    equal((described.type.name, len(described.members)), ("CONSUMER", 2), "group type, members")
+    second.close()
+    until(lambda: poll(first) or len(first.assignment()) == 4, "all four back to the first", 40)
+    equal(sorted(seen, key=int), [str(i) for i in range(40)], "records, each once")
+    first.close()
+
+
+def transactions(boot, topic):
+    create(boot, topic)
+    p = Producer({"bootstrap.servers": boot, "transactional.id": topic, "linger.ms": 5})
+    p.init_transactions(30)
+
+    def send(*values):
+        for v in values:
+            p.produce(topic, v)
+        equal(p.flush(30), 0, "records still in the queue")
+    p.begin_transaction()
+    send("a0", "a1")
+    p.abort_transaction(30)
+    p.begin_transaction()
+    send("c0", "c1")
+    p.commit_transaction(30)
+    p.begin_transaction()
+    send("o0")
+    c = reader(boot, **{"isolation.level": "read_committed"})
+    c.assign([TopicPartition(topic, 0, 0)])
+    equal([m.value() for m in take(c, 2)], [b"c0", b"c1"], "committed records")
+    check(c.poll(1.0) is None, "a record of an open transaction was read")
+    u = reader(boot, **{"isolation.level": "read_uncommitted"})
+    u.assign([TopicPartition(topic, 0, 0)])
+    equal([m.value() for m in take(u, 5)], [b"a0", b"a1", b"c0", b"c1", b"o0"], "all records")
+    p.commit_transaction(30)
+    equal([m.value() for m in take(c, 1)], [b"o0"], "the record after its commit")
+    p.begin_transaction()
+    send("z0")
+    second = Producer({"bootstrap.servers": boot, "transactional.id": topic})
+    second.init_transactions(30)
+    try:
+        p.commit_transaction(30)
+        raise AssertionError("a fenced producer committed")
+    except KafkaException as e:
+        check(e.args[0].fatal() or e.args[0].code() == KafkaError._FENCED, "fencing:", e)
+    second.begin_transaction()
+    second.produce(topic, "n0")
+    second.commit_transaction(30)
+    equal([m.value() for m in take(c, 1)], [b"n0"], "what the new producer wrote")
+
+
+def exactly_once(boot, topic):
+    """Consume, transform, produce, with offsets in the transaction; one attempt is aborted."""
+    source, sink = f"{topic}-in", f"{topic}-out"
+    create(boot, source, partitions=2)
+    create(boot, sink)
+    produce(boot, source, [{"value": str(i), "partition": i % 2} for i in range(40)])
+    c = reader(boot, **{"group.id": topic, "auto.offset.reset": "earliest"})
+    p = Producer({"bootstrap.servers": boot, "transactional.id": topic})
+    p.init_transactions(30)
+    c.subscribe([source])
+
+    def attempt(commit):
+        records = take(c, 10)
+        p.begin_transaction()
+        for m in records:
+            p.produce(sink, b"x" + m.value())
+        p.send_offsets_to_transaction(c.position(c.assignment()), c.consumer_group_metadata(), 30)
+        if commit:
+            p.commit_transaction(30)
+            return
+        p.abort_transaction(30)
+        for tp in c.committed(c.assignment(), 30):
+            c.seek(TopicPartition(tp.topic, tp.partition, max(tp.offset, 0)))
+    for commit in (True, False, True, True, True):
+        attempt(commit)
+    c.close()
+    r = reader(boot, **{"isolation.level": "read_committed"})
+    r.assign([TopicPartition(sink, 0, 0)])
+    got = sorted(m.value().decode() for m in take(r, 40))
+    equal(got, sorted(f"x{i}" for i in range(40)), "each record once")
+    check(r.poll(1.0) is None, "more than the 40 records")
+
+
 scenario.run(CLIENT, {
     **{f"codec-{name}": codec(name) for name in CODECS},
     "fields": fields, "acks": acks, "idempotent": idempotent, "group": group,
     "admin": admin_topics, "configs": configs, "list-offsets": list_offsets,
     "auto-create": auto_create, "large": large, "seek-time": seek_time, "long-poll": long_poll,
     "delete-records": delete_records, "no-auto-create": no_auto_create, "too-large": too_large,
+    "static": static, "next-gen-group": next_gen, "transactions": transactions,
+    "exactly-once": exactly_once,
 })

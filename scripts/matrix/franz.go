@@ -469,6 +469,155 @@ func tooLarge(topic string) {
 	equal(values(readAll(topic)), []string{"fits"}, "records")
 }
 
+// transact runs one transaction of records and ends it.
+func transact(cl *kgo.Client, end kgo.TransactionEndTry, records ...*kgo.Record) error {
+	must(cl.BeginTransaction(), "begin")
+	must(cl.ProduceSync(ctx, records...).FirstErr(), "produce in a transaction")
+	return cl.EndTransaction(ctx, end)
+}
+
+func readWith(topic string, level kgo.IsolationLevel) *kgo.Client {
+	return connect(kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(level), kgo.FetchMaxWait(300*time.Millisecond))
+}
+
+func transactions(topic string) {
+	create(topic, 1, nil)
+	opts := []kgo.Opt{kgo.DefaultProduceTopic(topic), kgo.TransactionalID(topic)}
+	p := connect(opts...)
+	defer p.Close()
+	text := kgo.StringRecord
+	must(transact(p, kgo.TryAbort, text("a0"), text("a1")), "abort")
+	must(transact(p, kgo.TryCommit, text("c0"), text("c1")), "commit")
+	must(p.BeginTransaction(), "begin")
+	must(p.ProduceSync(ctx, text("o0")).FirstErr(), "produce")
+	c := readWith(topic, kgo.ReadCommitted())
+	defer c.Close()
+	equal(values(take(c, 2)), []string{"c0", "c1"}, "committed records")
+	limit, stop := context.WithTimeout(ctx, time.Second)
+	equal(len(c.PollFetches(limit).Records()), 0, "records of an open transaction")
+	stop()
+	u := readWith(topic, kgo.ReadUncommitted())
+	defer u.Close()
+	equal(values(take(u, 5)), []string{"a0", "a1", "c0", "c1", "o0"}, "all records")
+	must(p.EndTransaction(ctx, kgo.TryCommit), "commit")
+	equal(values(take(c, 1)), []string{"o0"}, "the record after its commit")
+	must(p.BeginTransaction(), "begin")
+	must(p.ProduceSync(ctx, text("z0")).FirstErr(), "produce")
+	second := connect(opts...)
+	defer second.Close()
+	must(transact(second, kgo.TryCommit, text("n0")), "the new producer")
+	err := p.EndTransaction(ctx, kgo.TryCommit)
+	equal(err != nil, true, "a fenced producer committed")
+	equal(values(take(c, 1)), []string{"n0"}, "what the new producer wrote")
+}
+
+func exactlyOnce(topic string) {
+	source, sink := topic+"-in", topic+"-out"
+	create(source, 2, nil)
+	create(sink, 1, nil)
+	records, _ := numbered(0, 40)
+	for i, r := range records {
+		r.Partition = int32(i % 2)
+	}
+	produce(source, records, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	session, err := kgo.NewGroupTransactSession(kgo.SeedBrokers(strings.Split(boot, ",")...),
+		kgo.TransactionalID(topic), kgo.ConsumerGroup(topic), kgo.ConsumeTopics(source),
+		kgo.DefaultProduceTopic(sink), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.RequireStableFetchOffsets())
+	must(err, "group transact session")
+	defer session.Close()
+	count, aborted := 0, false
+	until("40 records in transactions", func() bool {
+		limit, stop := context.WithTimeout(ctx, 5*time.Second)
+		defer stop()
+		fetches := session.PollRecords(limit, 10)
+		if fetches.Empty() {
+			return false
+		}
+		must(session.Begin(), "begin")
+		polled := fetches.Records()
+		for _, r := range polled {
+			session.Produce(ctx, kgo.StringRecord("x"+string(r.Value)), nil)
+		}
+		committed, err := session.End(ctx, kgo.TransactionEndTry(aborted))
+		must(err, "end")
+		if committed {
+			count += len(polled)
+		}
+		aborted = true
+		return count >= 40
+	})
+	c := readWith(sink, kgo.ReadCommitted())
+	defer c.Close()
+	got := values(take(c, 40))
+	var want []string
+	for i := range 40 {
+		want = append(want, fmt.Sprint("x", i))
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	equal(got, want, "each record once")
+}
+
+func static(topic string) {
+	create(topic, 2, nil)
+	name := func(id string) kgo.Opt { return kgo.InstanceID(id) }
+	var seen []string
+	first, second := join(topic, name("one")), join(topic, name("two"))
+	until("a partition each", func() bool {
+		first.poll(&seen)
+		second.poll(&seen)
+		return len(first.owned) == 1 && len(second.owned) == 1
+	})
+	var had int32
+	for p := range second.owned {
+		had = p
+	}
+	second.cl.Close()
+	groups, err := adm.DescribeGroups(ctx, topic)
+	must(err, "describe group")
+	equal(len(groups[topic].Members), 2, "members while a static one is away")
+	second = join(topic, name("two"))
+	until("its partition again", func() bool {
+		first.poll(&seen)
+		second.poll(&seen)
+		return len(second.owned) == 1
+	})
+	equal(second.owned[had], true, "the partition")
+	first.cl.Close()
+	second.cl.Close()
+}
+
+func nextGen(topic string) {
+	create(topic, 4, nil)
+	records, want := numbered(0, 40)
+	for i, r := range records {
+		r.Partition = int32(i % 4)
+	}
+	produce(topic, records, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	slices.Sort(want)
+	optIn := kgo.WithContext(context.WithValue(ctx, "opt_in_kafka_next_gen_balancer_beta", true))
+	var seen []string
+	first := join(topic, optIn)
+	until("40 records by one member", func() bool { first.poll(&seen); return len(seen) >= 40 })
+	must(first.cl.CommitUncommittedOffsets(ctx), "commit")
+	second := join(topic, optIn)
+	until("two partitions each", func() bool {
+		first.poll(&seen)
+		second.poll(&seen)
+		return len(first.owned) == 2 && len(second.owned) == 2
+	})
+	groups, err := adm.DescribeConsumerGroups(ctx, topic)
+	must(err, "describe consumer group")
+	equal(len(groups[topic].Members), 2, "members")
+	second.cl.Close()
+	until("all four back to the first", func() bool { first.poll(&seen); return len(first.owned) == 4 })
+	first.cl.Close()
+	slices.Sort(seen)
+	equal(seen, want, "records, each once")
+}
+
 func run(name string, scenario func(string)) {
 	topic := fmt.Sprintf("%s-%s-%s", os.Args[2], client, name)
 	if strings.HasPrefix(name, "codec-") {
@@ -505,7 +654,8 @@ func main() {
 		{"admin", admin}, {"configs", configs}, {"list-offsets", listOffsets},
 		{"auto-create", autoCreate}, {"large", large}, {"seek-time", seekTime},
 		{"long-poll", longPoll}, {"delete-records", deleteRecords},
-		{"no-auto-create", noAutoCreate}, {"too-large", tooLarge},
+		{"no-auto-create", noAutoCreate}, {"too-large", tooLarge}, {"static", static},
+		{"next-gen-group", nextGen}, {"transactions", transactions}, {"exactly-once", exactlyOnce},
 	} {
 		if len(os.Args) == 3 || slices.Contains(os.Args[3:], s.name) {
 			run(s.name, s.run)

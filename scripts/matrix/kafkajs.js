@@ -293,6 +293,82 @@ async function tooLarge(topic) {
   assert.deepEqual(values(await read(topic, 1)), ["fits"]);
 }
 
+class Unsupported extends Error {}
+
+async function withoutStatic() {
+  throw new Unsupported("kafkajs has no static membership (KIP-345)");
+}
+
+async function withoutNextGen() {
+  throw new Unsupported("kafkajs has no group.protocol=consumer (KIP-848)");
+}
+
+async function transactional(transactionalId) {
+  const p = kafka.producer({ transactionalId, maxInFlightRequests: 1, idempotent: true });
+  await p.connect();
+  return p;
+}
+
+async function committed(topic, count) {
+  return values(await read(topic, count));
+}
+
+async function transactions(topic) {
+  await create(topic);
+  const p = await transactional(topic);
+  const send = async (t, ...all) => t.send({ topic, messages: all.map((value) => ({ value })) });
+  let t = await p.transaction();
+  await send(t, "a0", "a1");
+  await t.abort();
+  t = await p.transaction();
+  await send(t, "c0", "c1");
+  await t.commit();
+  assert.deepEqual(await committed(topic, 2), ["c0", "c1"]);
+  t = await p.transaction();
+  await send(t, "z0");
+  const second = await transactional(topic);
+  const newer = await second.transaction();
+  await assert.rejects(t.commit(), "a fenced producer committed");
+  await send(newer, "n0");
+  await newer.commit();
+  assert.deepEqual(await committed(topic, 3), ["c0", "c1", "n0"]);
+  await p.disconnect();
+  await second.disconnect();
+}
+
+async function exactlyOnce(topic) {
+  const [source, sink] = [`${topic}-in`, `${topic}-out`];
+  await create(source);
+  await create(sink);
+  await produce(source, numbers(0, 40).map((value) => ({ value })));
+  const p = await transactional(topic);
+  const c = kafka.consumer({ groupId: topic });
+  await c.connect();
+  await c.subscribe({ topics: [source], fromBeginning: true });
+  let done = 0;
+  await c.run({
+    autoCommit: false,
+    eachBatch: async ({ batch, resolveOffset }) => {
+      const t = await p.transaction();
+      await t.send({ topic: sink, messages: batch.messages.map((m) => ({ value: `x${m.value}` })) });
+      const offset = String(BigInt(batch.lastOffset()) + 1n);
+      await t.sendOffsets({
+        consumerGroupId: topic,
+        topics: [{ topic: source, partitions: [{ partition: batch.partition, offset }] }],
+      });
+      await t.commit();
+      resolveOffset(batch.lastOffset());
+      done += batch.messages.length;
+    },
+  });
+  await until(() => done >= 40, "40 records in transactions");
+  await c.disconnect();
+  assert.deepEqual((await committed(sink, 40)).sort(), numbers(0, 40).map((n) => `x${n}`).sort());
+  const [at] = await admin.fetchOffsets({ groupId: topic, topics: [source] });
+  assert.equal(at.partitions[0].offset, "40");
+  await p.disconnect();
+}
+
 const scenarios = {
   "codec-none": codec(CompressionTypes.None), "codec-gzip": codec(CompressionTypes.GZIP),
   "codec-snappy": codec(CompressionTypes.Snappy), "codec-lz4": codec(CompressionTypes.LZ4),
@@ -300,7 +376,8 @@ const scenarios = {
   "idempotent": idempotent, "group": group, "admin": topics, "configs": configs,
   "list-offsets": listOffsets, "auto-create": autoCreate, "large": large, "seek-time": seekTime,
   "long-poll": longPoll, "delete-records": deleteRecords, "no-auto-create": noAutoCreate,
-  "too-large": tooLarge,
+  "too-large": tooLarge, "static": withoutStatic, "next-gen-group": withoutNextGen,
+  "transactions": transactions, "exactly-once": exactlyOnce,
 };
 
 async function main() {
@@ -313,8 +390,9 @@ async function main() {
     let verdict = "ok", detail = "";
     try { await scenario(topic); } catch (error) {
       const line = /kafkajs\.js:(\d+)/.exec(error.stack || "");
-      verdict = "fail";
-      detail = `line ${line ? line[1] : "?"}: ${named(error)}: ${error.message}`.replace(/\s+/g, " ");
+      verdict = error instanceof Unsupported ? "unsupported" : "fail";
+      detail = error instanceof Unsupported ? error.message
+        : `line ${line ? line[1] : "?"}: ${named(error)}: ${error.message}`.replace(/\s+/g, " ");
     }
     const took = ((Date.now() - began) / 1000).toFixed(1);
     console.log(["RESULT", name, verdict, detail, took].join("\t"));

@@ -2,9 +2,11 @@
 import functools
 import time
 
-from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetSpec, TopicPartition
+from kafka import (
+    KafkaAdminClient, KafkaConsumer, KafkaProducer, OffsetAndMetadata, OffsetSpec, TopicPartition,
+)
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import MessageSizeTooLargeError, OffsetOutOfRangeError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, MessageSizeTooLargeError, OffsetOutOfRangeError, TopicAlreadyExistsError
 
 import scenario
 from scenario import CODECS, check, equal, until
@@ -275,10 +277,128 @@ def too_large(boot, topic):
     equal([m.value for m in read_all(boot, topic)], [b"fits"], "records")
 
 
+def static(boot, topic):
+    """A member with an instance id is back under the same id without a rebalance."""
+    create(boot, topic, partitions=2)
+    conf = {"group_id": topic, "auto_offset_reset": "earliest", "session_timeout_ms": 10000,
+            "heartbeat_interval_ms": 500}
+    join = lambda name: reader(boot, **conf, group_instance_id=name)
+    first, second = join("one"), join("two")
+    for c in (first, second):
+        c.subscribe([topic])
+    drain = lambda *cs: [c.poll(timeout_ms=100) for c in cs] and None
+    sizes = lambda: [len(first.assignment()), len(second.assignment())]
+    until(lambda: drain(first, second) or sizes() == [1, 1], "a partition for each member")
+    had = set(second.assignment())
+    second.close()
+    second = join("two")
+    second.subscribe([topic])
+    until(lambda: drain(first, second) or sizes() == [1, 1], "its partition again")
+    equal(set(second.assignment()), had, "the partition")
+    first.close()
+    second.close()
+
+
+def transactional(boot, name):
+    p = KafkaProducer(bootstrap_servers=boot, transactional_id=name)
+    p.init_transactions()
+    return p
+
+
+def transactions(boot, topic):
+    create(boot, topic)
+    p = transactional(boot, topic)
+
+    def send(*values):
+        for v in values:
+            p.send(topic, v)
+        p.flush(30)
+    p.begin_transaction()
+    send(b"a0", b"a1")
+    p.abort_transaction()
+    p.begin_transaction()
+    send(b"c0", b"c1")
+    p.commit_transaction()
+    p.begin_transaction()
+    send(b"o0")
+
+    def committed(isolation):
+        c = reader(boot, isolation_level=isolation)
+        c.assign([TopicPartition(topic, 0)])
+        c.seek(TopicPartition(topic, 0), 0)
+        return c
+    c = committed("read_committed")
+    equal([m.value for m in take(c, 2)], [b"c0", b"c1"], "committed records")
+    equal(c.poll(timeout_ms=1000), {}, "records of an open transaction")
+    got = [m.value for m in take(committed("read_uncommitted"), 5)]
+    equal(got, [b"a0", b"a1", b"c0", b"c1", b"o0"], "all records")
+    p.commit_transaction()
+    equal([m.value for m in take(c, 1)], [b"o0"], "the record after its commit")
+    p.begin_transaction()
+    send(b"z0")
+    second = transactional(boot, topic)
+    try:
+        p.commit_transaction()
+        raise AssertionError("a fenced producer committed")
+    except KafkaError:
+        pass
+    second.begin_transaction()
+    second.send(topic, b"n0")
+    second.commit_transaction()
+    equal([m.value for m in take(c, 1)], [b"n0"], "what the new producer wrote")
+
+
+def exactly_once(boot, topic):
+    """Consume, transform, produce, with offsets in the transaction."""
+    source, sink = f"{topic}-in", f"{topic}-out"
+    create(boot, source, partitions=2)
+    create(boot, sink)
+    produce(boot, source, [{"value": str(i).encode(), "partition": i % 2} for i in range(40)])
+    c = reader(boot, group_id=topic, auto_offset_reset="earliest", max_poll_records=10)
+    p = transactional(boot, topic)
+    c.subscribe([source])
+    count, aborted = 0, False
+
+    def step():
+        nonlocal count, aborted
+        polled = c.poll(timeout_ms=500)
+        if not polled:
+            return
+        p.begin_transaction()
+        for records in polled.values():
+            for m in records:
+                p.send(sink, b"x" + m.value)
+        offsets = {tp: OffsetAndMetadata(c.position(tp), "", -1) for tp in polled}
+        p.send_offsets_to_transaction(offsets, c.consumer_group_metadata()
+                                      if hasattr(c, "consumer_group_metadata") else topic)
+        if not aborted:
+            aborted = True
+            p.abort_transaction()
+            for tp in polled:
+                c.seek(tp, c.committed(tp) or 0)
+            return
+        p.commit_transaction()
+        count += sum(len(r) for r in polled.values())
+    until(lambda: step() or count >= 40, "40 records in transactions")
+    c.close()
+    r = reader(boot, isolation_level="read_committed")
+    r.assign([TopicPartition(sink, 0)])
+    r.seek(TopicPartition(sink, 0), 0)
+    got = sorted(m.value.decode() for m in take(r, 40))
+    equal(got, sorted(f"x{i}" for i in range(40)), "each record once")
+    equal(r.poll(timeout_ms=1000), {}, "more than the 40 records")
+
+
+def next_gen(boot, topic):
+    raise scenario.Unsupported("kafka-python has no group.protocol=consumer (KIP-848)")
+
+
 scenario.run(CLIENT, {
     **{f"codec-{name}": codec(name) for name in CODECS},
     "fields": fields, "acks": acks, "idempotent": idempotent, "group": group,
     "admin": admin_topics, "configs": configs, "list-offsets": list_offsets,
     "auto-create": auto_create, "large": large, "seek-time": seek_time, "long-poll": long_poll,
     "delete-records": delete_records, "no-auto-create": no_auto_create, "too-large": too_large,
+    "static": static, "next-gen-group": next_gen, "transactions": transactions,
+    "exactly-once": exactly_once,
 })

@@ -156,4 +156,5 @@ scenario.run(CLIENT, {
     "configs": absent, "list-offsets": list_offsets, "auto-create": auto_create,
     "large": large, "seek-time": seek_time, "long-poll": long_poll,
     "delete-records": absent, "no-auto-create": no_auto_create, "too-large": too_large,
+    "static": absent, "next-gen-group": absent, "transactions": absent, "exactly-once": absent,
 })
