@@ -4,8 +4,8 @@
 use std::{cell::RefCell, collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
-    CleanError, CleanStats, CleanTerms, Cleaning, FileCache, Log, LogConfig, LogDir, Recovery,
-    Ward,
+    CleanError, CleanStats, CleanTerms, Cleaning, FileCache, Log, LogConfig, LogDir, Origin,
+    Recovery, Ward,
     fixture::{at, dir, new_log, open, read_all, sim, small},
 };
 use crate::base::{
@@ -32,7 +32,8 @@ impl Ward for Held {
 }
 
 pub(super) fn compacting() -> LogConfig {
-    LogConfig { compact: true, delete: false, min_cleanable_ratio: 0, ..small() }
+    let small = LogConfig { verify_transactions: false, ..small() };
+    LogConfig { compact: true, delete: false, min_cleanable_ratio: 0, ..small }
 }
 
 /// One record: offset, timestamp, key, value.
@@ -75,7 +76,7 @@ fn headers(log: &mut Log) -> Vec<BatchHeader> {
 fn put(log: &mut Log, batch: BatchBuilder, ms: i64) -> Offset {
     let bytes = batch.leader_epoch(1).finish();
     let header = BatchHeader::read(&bytes).unwrap();
-    log.append_leader(&bytes, &header, 1, at(ms)).unwrap().base_offset
+    log.append_leader(&bytes, &header, 1, Origin::Client(None), at(ms)).unwrap().base_offset
 }
 
 fn one(key: &str, value: Option<&[u8]>, ms: i64) -> BatchBuilder {
@@ -241,7 +242,8 @@ fn txn(id: i64, sequence: i32, key: &str, ms: i64) -> BatchBuilder {
 fn end_txn(log: &mut Log, id: i64, commit: bool, ms: i64) {
     let bytes = EndTxnMarker { commit, coordinator_epoch: 1 }.batch(id, 0, ms);
     let header = BatchHeader::read(&bytes).unwrap();
-    log.append_leader(&bytes, &header, 1, at(ms)).unwrap();
+    let origin = Origin::Marker { transaction_version: 1 };
+    log.append_leader(&bytes, &header, 1, origin, at(ms)).unwrap();
 }
 
 #[test]

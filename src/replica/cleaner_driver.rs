@@ -380,7 +380,7 @@ mod tests {
             NodeId, Now,
             ports::{Fs, OpenMode},
         },
-        log::{FileCache, FlushDriver, LogConfig, LogDir},
+        log::{FileCache, FlushDriver, LogConfig, LogDir, Origin},
         record::{BatchBuilder, BatchHeader, Rules},
         replica::{partition::Partition, settings::PartitionSettings, table::Dir},
         testing::{
@@ -430,7 +430,8 @@ mod tests {
                 batch.append(1, Some(b"key"), Some(&[7; 100]), &[]).unwrap();
                 let bytes = batch.finish();
                 let header = BatchHeader::read(&bytes).unwrap();
-                log.append_leader(&bytes, &header, 0, Now::default()).unwrap();
+                log.append_leader(&bytes, &header, 0, Origin::Client(None), Now::default())
+                    .unwrap();
             }
             let brokers = Arc::clone(&table.brokers);
             let state = Partition::new(
