@@ -57,7 +57,7 @@ impl Granted {
         *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
-    /// It said no to one that has less of the log, and that nobody who has as much can elect.
+    /// It said no to one that has less of the log: rather this member is to be elected.
     pub(crate) fn overtook(&self) {
         self.overtaken.notify_waiters();
     }
