@@ -26,10 +26,12 @@ CLASSES = {
     "dump-log": [f"{T}.DumpLogSegments", "kafka.tools.DumpLogSegments"],
     "features": [f"{T}.FeatureCommand"],
     "get-offsets": [f"{T}.GetOffsetShell"],
+    "groups": [f"{T}.GroupsCommand"],
     "log-dirs": [f"{T}.LogDirsCommand"],
     "metadata-quorum": [f"{T}.MetadataQuorumCommand"],
     "producer-perf-test": [f"{T}.ProducerPerformance"],
     "topics": [f"{T}.TopicCommand"],
+    "transactions": [f"{T}.TransactionsCommand"],
 }
 SCRATCH = Path(os.environ.get("SCRATCH", "."))
 jvm = None
@@ -230,6 +232,44 @@ def groups(boot, topic):
     check(group not in tool("consumer-groups", *to, "--list").split(), "the group is still listed")
 
 
+def all_groups(boot, topic):
+    """kafka-groups: classic and consumer groups by type; and Kafka's reading of our offsets topic."""
+    create(boot, topic)
+    produce(boot, topic, ["one"])
+    old, new = f"{topic}-old", f"{topic}-new"
+    consume(boot, topic, 1, "--group", old, "--from-beginning")
+    consume(boot, topic, 1, "--group", new, "--from-beginning", "--consumer-property",
+            "group.protocol=consumer")
+    told = tool("groups", "--bootstrap-server", boot, "--list")
+    types = {line.split()[0]: line.split()[1] for line in told.splitlines() if line.strip()}
+    equal((types.get(old), types.get(new)), ("Classic", "Consumer"), "types of groups")
+    written = consume(boot, "__consumer_offsets", 5, "--from-beginning", "--formatter",
+                      f"{T}.consumer.OffsetsMessageFormatter")
+    check(any('"offset"' in line for line in written), "commits:", written[:3])
+
+
+def transactions(boot, topic):
+    to = ["--bootstrap-server", boot]
+    create(boot, topic)
+    name = f"{topic}-id"
+    tool("producer-perf-test", "--topic", topic, "--num-records", 500, "--record-size", 100,
+         "--throughput", 2000, "--command-property", f"bootstrap.servers={boot}",
+         "--transactional-id", name,
+         "--transaction-duration-ms", 100)
+    told = tool("transactions", *to, "list")
+    row = next(line for line in told.splitlines() if line.startswith(name))
+    check("CompleteCommit" in row, "list:", row)
+    told = tool("transactions", *to, "describe", "--transactional-id", name)
+    check("CompleteCommit" in told, "describe:", told)
+    told = tool("transactions", *to, "describe-producers", "--topic", topic, "--partition", 0)
+    equal(len(told.strip().splitlines()), 2, "rows of " + told)
+    told = tool("transactions", *to, "find-hanging", "--topic", topic)
+    equal(len(told.strip().splitlines()), 1, "hanging transactions in " + told)
+    written = consume(boot, "__transaction_state", 3, "--from-beginning", "--formatter",
+                      f"{T}.consumer.TransactionLogMessageFormatter")
+    check(any("transactionalId" in line for line in written), "states:", written[:3])
+
+
 def api_versions(boot, topic):
     told = tool("broker-api-versions", "--bootstrap-server", boot)
     check("ERROR" not in told and "(id: " in told, "broker:", told[:300])
@@ -321,6 +361,7 @@ TOOLS = {
     "kafka-producer-perf-test": perf, "kafka-consumer-perf-test": perf_consume,
     "kafka-get-offsets": get_offsets, "kafka-log-dirs": log_dirs,
     "kafka-delete-records": delete_records, "kafka-consumer-groups": groups,
+    "kafka-groups": all_groups, "kafka-transactions": transactions,
     "kafka-broker-api-versions": api_versions, "kafka-features": features,
     "kafka-cluster": cluster, "kafka-metadata-quorum": quorum, "kafka-dump-log": dump_log,
 }
