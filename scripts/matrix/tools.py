@@ -232,6 +232,13 @@ def groups(boot, topic):
     check(group not in tool("consumer-groups", *to, "--list").split(), "the group is still listed")
 
 
+def internal(boot, topic, formatter):
+    """What Kafka's own formatter makes of the records of an internal topic."""
+    out = tool("console-consumer", "--bootstrap-server", boot, "--topic", topic, "--from-beginning",
+               "--max-messages", 2000, "--timeout-ms", 3000, "--formatter", f"{T}.consumer.{formatter}")
+    return out.splitlines()
+
+
 def all_groups(boot, topic):
     """kafka-groups: classic and consumer groups by type; and Kafka's reading of our offsets topic."""
     create(boot, topic)
@@ -243,8 +250,7 @@ def all_groups(boot, topic):
     told = tool("groups", "--bootstrap-server", boot, "--list")
     types = {line.split()[0]: line.split()[1] for line in told.splitlines() if line.strip()}
     equal((types.get(old), types.get(new)), ("Classic", "Consumer"), "types of groups")
-    written = consume(boot, "__consumer_offsets", 5, "--from-beginning", "--formatter",
-                      f"{T}.consumer.OffsetsMessageFormatter")
+    written = internal(boot, "__consumer_offsets", "OffsetsMessageFormatter")
     check(any('"offset"' in line for line in written), "commits:", written[:3])
 
 
@@ -265,8 +271,7 @@ def transactions(boot, topic):
     equal(len(told.strip().splitlines()), 2, "rows of " + told)
     told = tool("transactions", *to, "find-hanging", "--topic", topic)
     equal(len(told.strip().splitlines()), 1, "hanging transactions in " + told)
-    written = consume(boot, "__transaction_state", 3, "--from-beginning", "--formatter",
-                      f"{T}.consumer.TransactionLogMessageFormatter")
+    written = internal(boot, "__transaction_state", "TransactionLogMessageFormatter")
     check(any("transactionalId" in line for line in written), "states:", written[:3])
 
 
