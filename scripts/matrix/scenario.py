@@ -7,6 +7,8 @@ import traceback
 
 # Replicas of each topic, of as many nodes.
 REPLICAS = int(os.environ.get("REPLICAS", "1"))
+# Seconds that something may take; more where nodes are killed meanwhile.
+PATIENCE = float(os.environ.get("PATIENCE", "20"))
 CODECS = ["none", "gzip", "snappy", "lz4", "zstd"]
 
 
@@ -23,7 +25,7 @@ def equal(got, want, what):
     check(got == want, f"{what}: got {got!r:.300}, want {want!r:.300}")
 
 
-def until(probe, what, seconds=20.0):
+def until(probe, what, seconds=PATIENCE):
     """Calls `probe` until it gives something true; `probe` itself waits."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
