@@ -30,6 +30,7 @@ use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    config::RDKafkaLogLevel,
     types::RDKafkaErrorCode,
 };
 
@@ -81,6 +82,9 @@ struct Args {
     /// Name of the final reading in the history.
     #[arg(long, default_value = "")]
     name: String,
+    /// What librdkafka's clients tell on standard error: its `debug` contexts (eos,cgrp).
+    #[arg(long, default_value = "")]
+    debug: String,
     #[arg(long)]
     history: PathBuf,
 }
@@ -97,6 +101,9 @@ impl Args {
     /// What all clients have in common: they look again soon.
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
+        if !self.debug.is_empty() {
+            config.set("debug", &self.debug).set_log_level(RDKafkaLogLevel::Debug);
+        }
         config
             .set("bootstrap.servers", &self.bootstrap)
             .set("socket.timeout.ms", "3000")

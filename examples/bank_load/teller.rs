@@ -138,6 +138,9 @@ impl Teller {
             .set("transaction.timeout.ms", "120000")
             .set("message.timeout.ms", "60000")
             .set("request.timeout.ms", "3000")
+            // librdkafka waits for ever at a group's coordinator that it had cached and that is gone
+            // from the metadata, until some connection of its own changes: so let idle ones end.
+            .set("connections.max.idle.ms", "1500")
             .create_with_context(Outcomes::new(p.clone(), recorder))?;
         let began = recorder.now();
         retried(|| producer.init_transactions(CALL)).with_context(|| format!("init of {p}"))?;
