@@ -124,9 +124,10 @@ def metadata(address, topics=None, timeout=2.0):
     return brokers, controller, found
 
 
-def offset(address, topic, partition, timestamp=-1, timeout=2.0):
-    """ListOffsets v4: the end (-1), start (-2) or another timestamp of one partition."""
-    body = struct.pack(">ibi", -1, 0, 1) + string(topic) + struct.pack(">iiiq", 1, partition, -1,
+def offset(address, topic, partition, timestamp=-1, timeout=2.0, committed=False):
+    """ListOffsets v4: the end (-1), start (-2) or another timestamp of one partition. `committed`:
+    the end is the last stable offset."""
+    body = struct.pack(">ibi", -1, int(committed), 1) + string(topic) + struct.pack(">iiiq", 1, partition, -1,
                                                                        timestamp)
     r = ask(address, 2, 4, body, timeout)
     r.take("ii")
