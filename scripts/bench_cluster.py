@@ -121,6 +121,8 @@ class ThreeKafka(Three):
 
     def restart(self, node):
         until(lambda: self._ended(node), 120, f"the end of Apache Kafka {node}", pause=0.05)
+        # Nobody may have asked for its exit code, and then the number still looks taken.
+        (self.folder / str(node) / "kafka.pid").unlink(missing_ok=True)
         self._start(node)
 
     def stop(self):
