@@ -47,6 +47,7 @@ pub mod settings;
 pub mod shard;
 mod shard_consumer;
 mod shard_delete;
+pub mod share_persister;
 mod table;
 pub mod topic_regex;
 pub mod transactions_driver;
