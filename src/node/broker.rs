@@ -120,6 +120,7 @@ pub(crate) async fn start(
         replicas: Arc::clone(&replicas),
         image: ArcSwap::new(Arc::clone(&image)),
         published,
+        lost_leaders: Arc::default(),
         controller: client,
         lifecycle,
         groups,
@@ -139,7 +140,8 @@ pub(crate) async fn start(
     tasks.spawn(dirs::watch(Arc::clone(&broker), failing));
     tasks.spawn(dirs::assign(Arc::clone(&broker), found));
     let epoch = broker.lifecycle.watch_epoch();
-    let mut fetchers = Fetchers::new(Arc::clone(&replicas), fetch_terms(config), epoch);
+    let lost = Arc::clone(&broker.lost_leaders);
+    let mut fetchers = Fetchers::new(Arc::clone(&replicas), fetch_terms(config), epoch, lost);
     fetchers.update(following, image.brokers());
     let cleaning = cleaner_settings(&broker, &broker.image());
     let cleaner = Arc::new(CleanerDriver::start(Arc::clone(&replicas), cleaning)?);

@@ -15,6 +15,7 @@ use super::{
     fetch_frames::{FetchSize, fetcher_of},
     fetch_plan::Key,
     fetcher_driver::{Command, Fetcher},
+    lost_driver::LostLeaders,
     publish::Following,
     table::ReplicaTable,
 };
@@ -64,23 +65,26 @@ pub struct Fetchers {
     table: Arc<ReplicaTable>,
     terms: Arc<FetchTerms>,
     broker_epoch: watch::Receiver<i64>,
+    lost: Arc<LostLeaders>,
     running: BTreeMap<Place, Running>,
     places: BTreeMap<Key, Place>,
     tasks: JoinSet<()>,
 }
 
 impl Fetchers {
-    /// None yet. `broker_epoch` tells this broker's own.
+    /// None yet. `broker_epoch` tells this broker's own; `lost` is told of broken connections.
     #[must_use]
     pub fn new(
         table: Arc<ReplicaTable>,
         terms: FetchTerms,
         broker_epoch: watch::Receiver<i64>,
+        lost: Arc<LostLeaders>,
     ) -> Self {
         Self {
             table,
             terms: Arc::new(terms),
             broker_epoch,
+            lost,
             running: BTreeMap::new(),
             places: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -139,7 +143,7 @@ impl Fetchers {
             let fetcher = Fetcher::new(
                 Arc::clone(&self.table),
                 Arc::clone(&self.terms),
-                self.broker_epoch.clone(),
+                (self.broker_epoch.clone(), Arc::clone(&self.lost)),
                 place,
                 address.clone(),
                 receiver,

@@ -27,6 +27,7 @@ use super::{
     },
     fetch_plan::{Answer, Ask, FetchPlan, Key},
     follower::{FetchPosition, Followed, LeaderBounds},
+    lost_driver::LostLeaders,
     partition::{Committed, Partition},
     table::{ReplicaTable, Slot},
     upkeep_driver::write_recovery_points,
@@ -94,6 +95,7 @@ pub(super) struct Fetcher {
     table: Arc<ReplicaTable>,
     terms: Arc<FetchTerms>,
     broker_epoch: watch::Receiver<i64>,
+    lost: Arc<LostLeaders>,
     leader: NodeId,
     client_id: String,
     address: Option<Address>,
@@ -118,7 +120,7 @@ impl Fetcher {
     pub(super) fn new(
         table: Arc<ReplicaTable>,
         terms: Arc<FetchTerms>,
-        broker_epoch: watch::Receiver<i64>,
+        (broker_epoch, lost): (watch::Receiver<i64>, Arc<LostLeaders>),
         (leader, number): (NodeId, usize),
         address: Option<Address>,
         commands: mpsc::UnboundedReceiver<Command>,
@@ -128,6 +130,7 @@ impl Fetcher {
             table,
             terms,
             broker_epoch,
+            lost,
             leader,
             client_id,
             address,
@@ -147,8 +150,12 @@ impl Fetcher {
     /// Fetches until its commands end.
     pub(super) async fn run(mut self) {
         while let Some(mut peer) = self.connect().await {
+            self.lost.found(self.leader);
             let end = self.converse(&mut peer).await;
             drop(peer);
+            if matches!(end, End::Net(_)) {
+                self.lost.lost(self.leader);
+            }
             self.hang_up();
             match end {
                 End::Stopped => return,

@@ -16,7 +16,7 @@ use crate::{
     coordinator::{Transactions, driver::Coordinators},
     metadata::{ConfigResource, Image, configs::Properties},
     pb::controller::{submit_reply::Reply, submit_request::Command},
-    replica::table::ReplicaTable,
+    replica::{lost_driver::LostLeaders, table::ReplicaTable},
     server::{forward::Failure, producer_ids::ProducerIds, turns::Turns, txn_verifier::Verifier},
 };
 
@@ -89,6 +89,8 @@ pub struct Broker {
     pub image: ArcSwap<Image>,
     /// Offset of the last metadata record in `image`.
     pub published: Arc<watch::Sender<i64>>,
+    /// Leaders whose connection to this broker's fetchers broke just now.
+    pub lost_leaders: Arc<LostLeaders>,
     /// The way to the active controller.
     pub controller: ControllerClient,
     /// This broker's registration and heartbeats.

@@ -119,7 +119,7 @@ impl World {
             socket_timeout: Duration::from_secs(30),
             receive_buffer_bytes: None,
         };
-        let fetchers = Fetchers::new(Arc::clone(&node.table), terms, watch);
+        let fetchers = Fetchers::new(Arc::clone(&node.table), terms, watch, Arc::default());
         Self { node, clock, fetchers, listener, asked, _epoch: epoch }
     }
 

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use tokio::time::{Instant, sleep_until};
+
 use crate::{
     base::{ErrorCode, NodeId, Uuid, limits::TOPIC_NAME_LEN_MAX},
     metadata::{Image, PartitionRegistration, Topic},
@@ -32,17 +34,41 @@ pub(crate) fn valid_topic_name(name: &str) -> bool {
         && name.chars().all(legal)
 }
 
-/// Metadata. Topics that are named and missing are created first where that is allowed.
+/// Metadata. Topics that are named and missing are created first where that is allowed. An answer
+/// that would name a leader whose connection broke just now waits for the controller's decision.
 pub(crate) fn metadata(broker: &Arc<Broker>, caller: Caller, request: MetadataRequest) -> Outcome {
-    let missing = to_create(broker, &request);
-    if missing.is_empty() {
+    if to_create(broker, &request).is_empty() && in_doubt(broker, &caller, &request).is_none() {
         return caller.ready(&answer(broker, &caller, &request));
     }
     let broker = Arc::clone(broker);
     Outcome::Later(Box::pin(async move {
-        create(&broker, missing).await;
+        decided(&broker, &caller, &request).await;
+        let missing = to_create(&broker, &request);
+        if !missing.is_empty() {
+            create(&broker, missing).await;
+        }
         caller.chunks(&answer(&broker, &caller, &request))
     }))
+}
+
+/// Until when the answer should wait for the controller to decide about a leader that it would name.
+fn in_doubt(broker: &Broker, caller: &Caller, request: &MetadataRequest) -> Option<Instant> {
+    let image = broker.image();
+    let topics = asked_for(caller, request, &image).filter_map(Result::ok);
+    let leaders = topics.flat_map(Topic::iter).filter_map(|(_, partition)| partition.leader);
+    broker.lost_leaders.in_doubt(leaders)
+}
+
+/// Waits until no leader of the answer is in doubt.
+async fn decided(broker: &Broker, caller: &Caller, request: &MetadataRequest) {
+    let (mut published, mut lost) = (broker.published.subscribe(), broker.lost_leaders.watch());
+    while let Some(until) = in_doubt(broker, caller, request) {
+        tokio::select! {
+            _ = published.changed() => {}
+            _ = lost.changed() => {}
+            () = sleep_until(until) => {}
+        }
+    }
 }
 
 fn to_create(broker: &Broker, request: &MetadataRequest) -> Vec<String> {
@@ -129,27 +155,10 @@ fn transactions_topic(broker: &Broker) -> pb::CreatableTopic {
 
 fn answer(broker: &Broker, caller: &Caller, request: &MetadataRequest) -> MetadataResponse {
     let image = broker.image();
-    let all = match &request.topics {
-        None => true,
-        Some(list) => caller.version == 0 && list.is_empty(),
-    };
-    let describe = |topic: &Topic| topic_metadata(caller, request, &image, topic);
-    let topics = if all {
-        image.topics().iter().map(describe).collect()
-    } else {
-        let wanted = request.topics.iter().flatten();
-        wanted
-            .map(|t| {
-                // Kafka's own consumers send an empty name with an id.
-                let name = t.name.as_ref().filter(|_| t.topic_id.is_zero());
-                let found = match name {
-                    Some(name) => image.topics().by_name(name),
-                    None => image.topics().by_id(t.topic_id),
-                };
-                found.map_or_else(|| unknown(name.cloned(), t.topic_id), describe)
-            })
-            .collect()
-    };
+    let topics = asked_for(caller, request, &image).map(|asked| match asked {
+        Ok(topic) => topic_metadata(caller, request, &image, topic),
+        Err((name, id)) => unknown(name.cloned(), id),
+    });
     let alive = image.brokers().alive().filter_map(|b| {
         let at = b.endpoint(&caller.listener)?;
         Some(MetadataResponseBroker {
@@ -164,7 +173,7 @@ fn answer(broker: &Broker, caller: &Caller, request: &MetadataRequest) -> Metada
         brokers: alive.collect(),
         cluster_id: Some(broker.cluster_id.to_string()),
         controller_id: broker.controller_for_clients(),
-        topics,
+        topics: topics.collect(),
         cluster_authorized_operations: if request.include_cluster_authorized_operations {
             allowed::CLUSTER
         } else {
@@ -172,6 +181,29 @@ fn answer(broker: &Broker, caller: &Caller, request: &MetadataRequest) -> Metada
         },
         error_code: ErrorCode::None,
     }
+}
+
+/// The topics that a request is about; those that are not there by the name or id it gives.
+fn asked_for<'a>(
+    caller: &Caller,
+    request: &'a MetadataRequest,
+    image: &'a Image,
+) -> impl Iterator<Item = Result<&'a Topic, (Option<&'a String>, Uuid)>> {
+    let all = match &request.topics {
+        None => true,
+        Some(list) => caller.version == 0 && list.is_empty(),
+    };
+    let every = all.then(|| image.topics().iter().map(Ok)).into_iter().flatten();
+    let named = request.topics.iter().flatten().map(|t| {
+        // Kafka's own consumers send an empty name with an id.
+        let name = t.name.as_ref().filter(|_| t.topic_id.is_zero());
+        let found = match name {
+            Some(name) => image.topics().by_name(name),
+            None => image.topics().by_id(t.topic_id),
+        };
+        found.ok_or((name, t.topic_id))
+    });
+    every.chain(named)
 }
 
 fn unknown(name: Option<String>, topic_id: Uuid) -> MetadataResponseTopic {
