@@ -175,7 +175,7 @@ pub(super) const KEYS: &[Key] = &[
     ),
     boolean("transaction.two.phase.commit.enable", Some("false"))
         .broker()
-        .doc("Whether external coordinators may keep transactions prepared."),
+        .doc("Whether external coordinators may keep transactions prepared. Not built yet: `true` is refused."),
     int("add.partitions.to.txn.retry.backoff.ms", Some("20"))
         .min(1)
         .broker()

@@ -493,6 +493,12 @@ pub(super) fn not_built_yet(config: &ServerConfig) -> Vec<Problem> {
             "authorisation is not built yet; without it everyone may do everything",
         );
     }
+    if config.layers.flag("transaction.two.phase.commit.enable") {
+        out.add(
+            "transaction.two.phase.commit.enable",
+            "two-phase commit (KIP-939) is not built yet; set it to false",
+        );
+    }
     for key in ["create.topic.policy.class.name", "alter.config.policy.class.name"] {
         if config.layers.maybe_text(key).is_some() {
             out.add(key, "Java classes are not loaded, so this policy would not be kept");

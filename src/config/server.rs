@@ -482,6 +482,8 @@ mod tests {
         );
         let (text, _) = refused("authorizer.class.name=x.StandardAuthorizer");
         assert!(text.contains("authorisation is not built yet"), "{text}");
+        let (text, _) = refused("transaction.two.phase.commit.enable=true");
+        assert!(text.contains("two-phase commit (KIP-939) is not built yet"), "{text}");
         let (text, warnings) = refused("super.users=User:a\nssl.keystore.location=/k");
         assert_eq!(text, "");
         assert_eq!(warnings.len(), 2, "{warnings:?}");
