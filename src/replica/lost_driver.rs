@@ -21,7 +21,11 @@ pub struct LostLeaders(watch::Sender<BTreeMap<NodeId, Instant>>);
 impl LostLeaders {
     /// The connection to `leader` broke; a later failure to connect is no news.
     pub(super) fn lost(&self, leader: NodeId) {
-        let until = Instant::now() + IN_DOUBT;
+        self.lost_at(leader, Instant::now());
+    }
+
+    fn lost_at(&self, leader: NodeId, now: Instant) {
+        let until = now + IN_DOUBT;
         self.0.send_if_modified(|all| {
             let new = !all.contains_key(&leader);
             all.entry(leader).or_insert(until);
@@ -36,12 +40,19 @@ impl LostLeaders {
 
     /// Until when an answer should wait that names one of `leaders`, as long as metadata and the
     /// connections stay as they are. `None`: it need not wait.
-    pub fn in_doubt(&self, mut leaders: impl Iterator<Item = NodeId>) -> Option<Instant> {
+    pub fn in_doubt(&self, leaders: impl Iterator<Item = NodeId>) -> Option<Instant> {
+        self.in_doubt_at(Instant::now(), leaders)
+    }
+
+    fn in_doubt_at(
+        &self,
+        now: Instant,
+        mut leaders: impl Iterator<Item = NodeId>,
+    ) -> Option<Instant> {
         let all = self.0.borrow();
         if all.is_empty() {
             return None;
         }
-        let now = Instant::now();
         leaders.find_map(|leader| all.get(&leader).copied().filter(|until| *until > now))
     }
 
@@ -49,5 +60,27 @@ impl LostLeaders {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<BTreeMap<NodeId, Instant>> {
         self.0.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_is_in_doubt_for_a_while_or_until_it_is_found() {
+        let (all, now) = (LostLeaders::default(), Instant::now());
+        let asked = |at: Duration| all.in_doubt_at(now + at, [NodeId(1), NodeId(2)].into_iter());
+        assert_eq!(asked(Duration::ZERO), None);
+        all.lost_at(NodeId(2), now);
+        all.lost_at(NodeId(3), now);
+        assert_eq!(asked(Duration::ZERO), Some(now + IN_DOUBT));
+        // That it cannot be reached is no news, and extends nothing.
+        all.lost_at(NodeId(2), now + IN_DOUBT);
+        assert_eq!(asked(IN_DOUBT), None);
+        all.found(NodeId(2));
+        all.lost_at(NodeId(2), now + IN_DOUBT);
+        assert_eq!(asked(IN_DOUBT), Some(now + 2 * IN_DOUBT));
+        assert_eq!(all.in_doubt_at(now, [NodeId(1)].into_iter()), None);
     }
 }
