@@ -98,7 +98,7 @@ pub(super) const KEYS: &[Key] = &[
         "Threads for each log directory that recover logs at start and force them to disk \
              at shutdown.",
     ),
-    int("num.replica.alter.log.dirs.threads", NULL).broker().doc(
+    int("num.replica.alter.log.dirs.threads", NULL).min(1).broker().doc(
         "Threads that move replicas between log directories; one for each directory when \
              not set.",
     ),

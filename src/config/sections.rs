@@ -108,6 +108,7 @@ section! {
             int "log.flush.start.offset.checkpoint.interval.ms",
         initial_task_delay_ms: i64 = long "log.initial.task.delay.ms",
         recovery_threads_per_dir: usize = count "num.recovery.threads.per.data.dir",
+        alter_dirs_threads: usize = count "num.replica.alter.log.dirs.threads",
         dir_failure_timeout_ms: i64 = long "log.dir.failure.timeout.ms",
         cleaner: bool = flag "log.cleaner.enable",
         cleaner_threads: usize = count "log.cleaner.threads",

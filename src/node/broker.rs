@@ -172,7 +172,12 @@ pub(crate) async fn start(
         image.topics().partition(topic, partition)?.directory(whose.node_id)
     };
     let (table, said) = (Arc::clone(&replicas), Arc::new(said));
-    moves_driver::start(&mut tasks, table, said, to_assign, stopping.clone());
+    let at_once = match config.logs.alter_dirs_threads {
+        // Not set.
+        0 => dirs.logs.len(),
+        threads => threads,
+    };
+    moves_driver::start(&mut tasks, table, said, to_assign, at_once, stopping.clone());
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
     let listeners = sockets::open(config, bound, &broker);

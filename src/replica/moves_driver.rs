@@ -1,9 +1,11 @@
 //! Moves replicas between log directories: copies in parts, tells the controller once a copy has
 //! everything, and lets it take the replica's place when the controller knows
-//! (`ReplicaAlterLogDirsThread.scala`, KIP-858). One task for all; without moves it sleeps.
+//! (`ReplicaAlterLogDirsThread.scala`, KIP-858). One task for all, which moves up to
+//! `num.replica.alter.log.dirs.threads` replicas at once; without moves it sleeps.
 
 use std::{collections::BTreeMap, future::poll_fn, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -33,6 +35,8 @@ struct Mover {
     table: Arc<ReplicaTable>,
     said: Said,
     misplaced: mpsc::UnboundedSender<Vec<Misplaced>>,
+    /// So many replicas are copied at once.
+    at_once: usize,
     /// When the controller was last told of a copy that has everything.
     told: BTreeMap<Key, Instant>,
 }
@@ -43,20 +47,25 @@ enum Step {
     Copied,
     /// It waits.
     Waits,
+    /// The copy has everything; the controller is to know that the replica is in this directory.
+    Tell(Uuid),
+    /// It is given up.
+    GivenUp,
     /// The replica is in its new place.
     Done,
 }
 
 /// Starts the task; it ends when `stop` turns true. `misplaced` takes what the controller is to be
-/// told.
+/// told; `at_once` is how many replicas are copied at the same time, at least one.
 pub fn start(
     tasks: &mut JoinSet<()>,
     table: Arc<ReplicaTable>,
     said: Said,
     misplaced: mpsc::UnboundedSender<Vec<Misplaced>>,
+    at_once: usize,
     mut stop: watch::Receiver<bool>,
 ) {
-    let mover = Mover { table, said, misplaced, told: BTreeMap::new() };
+    let mover = Mover { table, said, misplaced, at_once: at_once.max(1), told: BTreeMap::new() };
     tasks.spawn(async move {
         tokio::select! {
             () = mover.run() => {}
@@ -71,11 +80,12 @@ impl Mover {
             poll_fn(|cx| self.table.moves.poll_any(cx)).await;
             self.tell(self.table.moves.take_reverted());
             let (mut copied, mut done) = (false, false);
-            for key in self.table.moves.all() {
-                match self.step(key).await {
-                    Step::Copied => copied = true,
-                    Step::Waits => {}
-                    Step::Done => done = true,
+            for keys in self.table.moves.all().chunks(self.at_once) {
+                let steps = join_all(keys.iter().map(|key| self.step(*key))).await;
+                for (key, step) in keys.iter().zip(steps) {
+                    copied |= matches!(step, Step::Copied);
+                    done |= matches!(step, Step::Done);
+                    self.note(*key, &step);
                 }
             }
             if done {
@@ -90,7 +100,23 @@ impl Mover {
         }
     }
 
-    async fn step(&mut self, key: Key) -> Step {
+    /// Tells the controller what it is to know, once in a while.
+    fn note(&mut self, key: Key, step: &Step) {
+        match *step {
+            Step::Copied | Step::Waits => {}
+            Step::Tell(dir) => {
+                if self.told.get(&key).is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+                    self.told.insert(key, Instant::now());
+                    self.tell(vec![Misplaced { topic_id: key.0, partition: key.1, dir }]);
+                }
+            }
+            Step::GivenUp | Step::Done => {
+                self.told.remove(&key);
+            }
+        }
+    }
+
+    async fn step(&self, key: Key) -> Step {
         let Some(slot) = self.table.by_id(key.0, key.1) else {
             self.table.moves.end(key);
             return Step::Done;
@@ -104,14 +130,13 @@ impl Mover {
             }
             Err(e) => {
                 tracing::error!(partition = %slot.id(), "the move is given up: {e}");
-                self.told.remove(&key);
                 self.table.abandon_move(&slot, self.table.clock.now());
-                Step::Waits
+                Step::GivenUp
             }
         }
     }
 
-    async fn try_step(&mut self, key: Key, slot: &Arc<Slot>) -> Result<Step, LogError> {
+    async fn try_step(&self, key: Key, slot: &Arc<Slot>) -> Result<Step, LogError> {
         if self.table.moves_pause(self.table.clock.now().mono).is_some() {
             return Ok(Step::Waits);
         }
@@ -123,19 +148,11 @@ impl Mover {
         }
         let Some((dir, true)) = self.table.move_of(slot) else { return Ok(Step::Waits) };
         if (self.said)(key.0, key.1) != Some(dir) {
-            let due = self.told.get(&key).is_none_or(|at| at.elapsed() >= TELL_EVERY);
-            if due {
-                self.told.insert(key, Instant::now());
-                self.tell(vec![Misplaced { topic_id: key.0, partition: key.1, dir }]);
-            }
-            return Ok(Step::Waits);
+            return Ok(Step::Tell(dir));
         }
         self.work(slot, |table, slot| table.flush_copy(slot, table.clock.now())).await?;
         let done =
             self.work(slot, |table, slot| table.complete_move(slot, table.clock.now())).await?;
-        if done {
-            self.told.remove(&key);
-        }
         Ok(if done { Step::Done } else { Step::Copied })
     }
 
