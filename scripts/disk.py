@@ -1,4 +1,5 @@
 """An ext4 file system in a file, whose power can be cut and which can be filled. Needs root."""
+import errno
 import fcntl
 import os
 import shutil
@@ -46,10 +47,20 @@ class Disk:
             os.close(handle)
 
     def fill(self):
-        """Takes all the space that is left, but for a few blocks."""
+        """Takes all the space that is left, but for a few blocks. The node may write meanwhile."""
         with open(self.root / "ballast", "wb") as ballast:
-            free = os.statvfs(self.root).f_bavail * os.statvfs(self.root).f_frsize
-            os.posix_fallocate(ballast.fileno(), 0, max(free - (64 << 10), 1 << 12))
+            size = 0
+            while (spare := self._free() - (64 << 10)) >= 1 << 12:
+                try:
+                    os.posix_fallocate(ballast.fileno(), size, spare)
+                    size += spare
+                except OSError as e:
+                    if e.errno != errno.ENOSPC:
+                        raise
+
+    def _free(self):
+        now = os.statvfs(self.root)
+        return now.f_bavail * now.f_frsize
 
     def drain(self):
         (self.root / "ballast").unlink(missing_ok=True)
