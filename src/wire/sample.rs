@@ -181,7 +181,12 @@ every_request! {
     consumer_groups::ConsumerGroupDescribeRequest,
     configs::ListConfigResourcesRequest,
     metadata::DescribeTopicPartitionsRequest,
+    share_groups::ShareGroupHeartbeatRequest,
+    share_groups::ShareGroupDescribeRequest,
     quorum::AddRaftVoterRequest,
     quorum::RemoveRaftVoterRequest,
     quorum::UpdateRaftVoterRequest,
+    share_groups::DescribeShareGroupOffsetsRequest,
+    share_groups::AlterShareGroupOffsetsRequest,
+    share_groups::DeleteShareGroupOffsetsRequest,
 }
