@@ -1,5 +1,5 @@
-//! Groups, classic ones and consumer groups (KIP-848), and committed offsets, kept in
-//! `__consumer_offsets`; transactions, kept in `__transaction_state`.
+//! Groups, classic ones, consumer groups (KIP-848) and share groups (KIP-932), and committed offsets,
+//! kept in `__consumer_offsets`; transactions, kept in `__transaction_state`.
 //!
 //! One partition of that topic is one [`shard::Shard`]: a pure machine that takes [`calls::Call`]s
 //! and deadlines and gives [`calls::Effect`]s. `table` holds the shards this broker leads, behind
@@ -19,6 +19,7 @@ mod assignor_uniform;
 mod batches;
 pub mod calls;
 pub mod calls_consumer;
+pub mod calls_share_groups;
 mod codec;
 mod consumer_groups;
 mod consumer_member;
@@ -43,17 +44,25 @@ pub mod ports;
 pub mod records;
 mod requests_consumer_driver;
 mod requests_driver;
+mod requests_share_groups_driver;
 pub mod settings;
 pub mod shard;
 mod shard_consumer;
 mod shard_delete;
+mod share_assignor;
+mod share_group;
+pub mod share_group_records;
+mod share_groups;
+mod share_heartbeat;
 pub mod share_persister;
+mod share_state;
 mod table;
 pub mod topic_regex;
 pub mod transactions_driver;
 mod translate;
 mod translate_consumer;
 mod translate_offsets;
+mod translate_share_groups;
 mod translate_txn;
 mod turn;
 mod txn;
@@ -68,6 +77,6 @@ pub mod txn_shard;
 pub use calls::Client;
 pub use driver::Coordinators;
 pub use ports::{Appended, Bounds, Chunk, OffsetsLog, TopicNames};
-pub use settings::{ConsumerSettings, MigrationPolicy, Settings};
+pub use settings::{ConsumerSettings, MigrationPolicy, Settings, ShareMemberSettings};
 pub use table::partition_for;
 pub use transactions_driver::Transactions;
