@@ -11,7 +11,7 @@ use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
         cluster, configs, consumer_groups, fetch, group_offsets, groups, metadata, offsets,
-        partitions, produce, quorum, share_groups, topics, txn, versions,
+        partitions, produce, quorum, share_groups, share_state, topics, txn, versions,
     },
     frame::{self, ApiKey},
     sample::{Sample, Source, Visitor, every_request},
@@ -33,6 +33,10 @@ const OURS_ALONE: &[(&str, i16)] = &[
     ("OffsetCommitResponse", 10),
     ("OffsetFetchRequest", 10),
     ("OffsetFetchResponse", 10),
+    ("ReadShareGroupStateSummaryRequest", 1),
+    ("ReadShareGroupStateSummaryResponse", 1),
+    ("WriteShareGroupStateRequest", 1),
+    ("WriteShareGroupStateResponse", 1),
     ("WriteTxnMarkersRequest", 2),
     ("WriteTxnMarkersResponse", 2),
 ];
@@ -198,6 +202,11 @@ agree! {
     share_groups DescribeShareGroupOffsetsRequest DescribeShareGroupOffsetsResponse;
     share_groups ShareGroupDescribeRequest ShareGroupDescribeResponse;
     share_groups ShareGroupHeartbeatRequest ShareGroupHeartbeatResponse;
+    share_state DeleteShareGroupStateRequest DeleteShareGroupStateResponse;
+    share_state InitializeShareGroupStateRequest InitializeShareGroupStateResponse;
+    share_state ReadShareGroupStateRequest ReadShareGroupStateResponse;
+    share_state ReadShareGroupStateSummaryRequest ReadShareGroupStateSummaryResponse;
+    share_state WriteShareGroupStateRequest WriteShareGroupStateResponse;
     topics CreatePartitionsRequest CreatePartitionsResponse;
     topics CreateTopicsRequest CreateTopicsResponse;
     topics DeleteTopicsRequest DeleteTopicsResponse;

@@ -6,7 +6,8 @@
 //! of our own begin with `vltava.`.
 
 use super::{
-    keys_group, keys_log, keys_own, keys_replica, keys_security, keys_server, keys_share_groups,
+    keys_group, keys_log, keys_own, keys_replica, keys_security, keys_server, keys_share,
+    keys_share_groups,
     keys_topic,
 };
 
@@ -228,6 +229,7 @@ pub(super) const SERVER: &[(&str, &[Key])] = &[
     ("Replication, elections and quotas", keys_replica::KEYS),
     ("Groups, offsets, transactions and producers", keys_group::KEYS),
     ("Share groups", keys_share_groups::KEYS),
+    ("Share coordinators", keys_share::KEYS),
     ("Security", keys_security::KEYS),
     ("Vltava's own", keys_own::KEYS),
 ];

@@ -10,7 +10,7 @@ use super::{
     roles::{self, Collector},
     sections::{
         ClusterConfig, GroupConfig, LoggingConfig, LogsConfig, NetConfig, QuorumConfig,
-        ReplicaConfig, ShareConfig, TransactionConfig,
+        ReplicaConfig, ShareConfig, ShareCoordinatorConfig, TransactionConfig,
     },
     topic::TopicConfig,
 };
@@ -91,6 +91,8 @@ pub struct ServerConfig {
     pub share: ShareConfig,
     /// Transactions.
     pub transaction: TransactionConfig,
+    /// Share coordinators.
+    pub share_coordinator: ShareCoordinatorConfig,
     /// The node's own log.
     pub logging: LoggingConfig,
     /// What a topic without overrides has.
@@ -219,6 +221,7 @@ impl ServerConfig {
             group: GroupConfig::read(&layers),
             share: ShareConfig::read(&layers),
             transaction: TransactionConfig::read(&layers),
+            share_coordinator: ShareCoordinatorConfig::read(&layers),
             logging: LoggingConfig::read(&layers),
             topic_defaults: TopicConfig::resolve(&BTreeMap::new(), &layers),
             listeners: p.bound.into_iter().map(|e| listener(e, &names, &layers)).collect(),

@@ -15,6 +15,7 @@ pub(crate) mod produce;
 mod produce_txn;
 pub(crate) mod quorum;
 pub(crate) mod share_groups;
+pub(crate) mod share_state;
 pub(crate) mod topics;
 pub(crate) mod txn;
 pub(crate) mod txn_markers;
@@ -185,6 +186,11 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::AddRaftVoter, run: in_time!(Admin, quorum::add_raft_voter) },
     Row { key: ApiKey::RemoveRaftVoter, run: in_time!(Admin, quorum::remove_raft_voter) },
     Row { key: ApiKey::UpdateRaftVoter, run: in_time!(Controller, quorum::update_raft_voter) },
+    Row { key: ApiKey::InitializeShareGroupState, run: in_time!(share_state::initialize) },
+    Row { key: ApiKey::ReadShareGroupState, run: in_time!(share_state::read) },
+    Row { key: ApiKey::WriteShareGroupState, run: in_time!(share_state::write) },
+    Row { key: ApiKey::DeleteShareGroupState, run: in_time!(share_state::delete) },
+    Row { key: ApiKey::ReadShareGroupStateSummary, run: in_time!(share_state::summary) },
     Row {
         key: ApiKey::DescribeShareGroupOffsets,
         run: in_time!(share_groups::describe_share_group_offsets),
