@@ -7,8 +7,7 @@
 
 use super::{
     keys_group, keys_log, keys_own, keys_replica, keys_security, keys_server, keys_share,
-    keys_share_groups,
-    keys_topic,
+    keys_share_groups, keys_topic,
 };
 
 /// The type of a value (`ConfigDef.Type`).

@@ -151,7 +151,7 @@ pub const FEATURES: &[Feature] = &[
         name: SHARE_VERSION,
         levels: &[Level { level: 1, bootstrap: 28, needs: &[] }],
         supported_max: 1,
-        served_max: 0,
+        served_max: 1,
     },
     Feature {
         name: "streams.version",
