@@ -339,6 +339,7 @@ impl Story {
                 return format!("classic {group} generation {generation} members [{all}]");
             }
             Record::Consumer(record) => record,
+            Record::Share(record) => return format!("share group {}", record.group),
         };
         let gone = || "gone".to_owned();
         match &record.change {
@@ -425,6 +426,12 @@ impl Story {
                 format!("delete {} {codes:?}", r.error.name())
             }
             Reply::TopicsDeleted(error) => format!("topics deleted {}", error.name()),
+            // `share_histories` tells of share groups.
+            Reply::ShareHeartbeat(_)
+            | Reply::AlterShareOffsets(_)
+            | Reply::DeleteShareOffsets(_)
+            | Reply::ShareOffsetsDeleted(_)
+            | Reply::ShareDeletions(_) => format!("{reply:?}"),
         }
     }
 

@@ -261,6 +261,7 @@ impl Story {
             },
             Record::Group { group, value: None } => format!("group {group} gone"),
             Record::Consumer(record) => format!("consumer group {}", record.group),
+            Record::Share(record) => format!("share group {}", record.group),
             Record::Group { group, value: Some(v) } => {
                 let members = v.members.iter().map(|m| {
                     let share = String::from_utf8_lossy(&m.assignment).into_owned();
@@ -343,6 +344,12 @@ impl Story {
             Reply::ConsumerHeartbeat(r) => format!("consumer heartbeat {}", r.error.name()),
             Reply::TopicsDeleted(error) => format!("topics deleted {}", error.name()),
             Reply::EndTxn(error) => format!("end {}", error.name()),
+            // `share_histories` tells of share groups.
+            Reply::ShareHeartbeat(_)
+            | Reply::AlterShareOffsets(_)
+            | Reply::DeleteShareOffsets(_)
+            | Reply::ShareOffsetsDeleted(_)
+            | Reply::ShareDeletions(_) => format!("{reply:?}"),
         }
     }
 

@@ -181,6 +181,8 @@ every_request! {
     consumer_groups::ConsumerGroupDescribeRequest,
     configs::ListConfigResourcesRequest,
     metadata::DescribeTopicPartitionsRequest,
+    share_groups::ShareGroupHeartbeatRequest,
+    share_groups::ShareGroupDescribeRequest,
     quorum::AddRaftVoterRequest,
     quorum::RemoveRaftVoterRequest,
     quorum::UpdateRaftVoterRequest,
@@ -189,4 +191,7 @@ every_request! {
     share_state::WriteShareGroupStateRequest,
     share_state::DeleteShareGroupStateRequest,
     share_state::ReadShareGroupStateSummaryRequest,
+    share_groups::DescribeShareGroupOffsetsRequest,
+    share_groups::AlterShareGroupOffsetsRequest,
+    share_groups::DeleteShareGroupOffsetsRequest,
 }
