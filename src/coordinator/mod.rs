@@ -32,6 +32,7 @@ mod group_consumer;
 mod group_heartbeat;
 mod group_join;
 mod group_migration;
+mod group_pace;
 mod group_reconcile;
 mod group_subscription;
 mod group_sync;
