@@ -61,6 +61,7 @@ mod txn;
 mod txn_batches;
 pub mod txn_calls;
 pub(crate) mod txn_driver;
+mod txn_parked;
 pub mod txn_ports;
 pub mod txn_records;
 pub mod txn_settings;
