@@ -384,7 +384,9 @@ impl Story {
             Reply::ConsumerHeartbeat(r) if r.error != ErrorCode::None => r.error.name().to_owned(),
             Reply::ConsumerHeartbeat(r) => {
                 let may = r.assignment.as_ref().map(|a| format!(" may use {}", show(a)));
-                format!("at {}{}", r.epoch, may.unwrap_or_default())
+                let back = (0 < r.heartbeat_interval_ms && r.heartbeat_interval_ms < 5000)
+                    .then(|| format!(", back in {} ms", r.heartbeat_interval_ms));
+                format!("at {}{}{}", r.epoch, may.unwrap_or_default(), back.unwrap_or_default())
             }
             Reply::Join(r) => {
                 format!(

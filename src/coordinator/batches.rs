@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     calls::TxnWrite,
-    records::{Record, RecordError},
+    records::{Names, Record, RecordError},
     shard::Shard,
 };
 use crate::{
@@ -94,6 +94,7 @@ pub(super) struct Replay {
     /// Records of known kinds that could not be read, and the first reason.
     pub(super) damaged: usize,
     pub(super) first_damage: Option<RecordError>,
+    names: Names,
     scratch: Scratch,
 }
 
@@ -106,6 +107,7 @@ impl Replay {
             passed_over: 0,
             damaged: 0,
             first_damage: None,
+            names: Names::default(),
             scratch: Scratch::default(),
         }
     }
@@ -167,7 +169,8 @@ impl Replay {
                 }
                 continue;
             }
-            match Record::decode(record.key.unwrap_or_default(), record.value) {
+            let key = record.key.unwrap_or_default();
+            match Record::decode_among(&mut self.names, key, record.value) {
                 Ok(Some(record)) => {
                     self.taken += 1;
                     match header.is_transactional() {

@@ -263,18 +263,26 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn nullable_string(
-        &mut self,
-        field: &'static str,
-    ) -> Result<Option<Arc<str>>, RecordError> {
+    fn nullable_text(&mut self, field: &'static str) -> Result<Option<&'a str>, RecordError> {
         let len = match self.flexible {
             true => self.length(field)?,
             false => Self::checked(field, i64::from(self.i16(field)?))?,
         };
         let Some(len) = len else { return Ok(None) };
-        let text = std::str::from_utf8(self.take(field, len)?)
-            .map_err(|_| RecordError::Malformed(field))?;
-        Ok(Some(Arc::from(text)))
+        let text = std::str::from_utf8(self.take(field, len)?);
+        text.map(Some).map_err(|_| RecordError::Malformed(field))
+    }
+
+    /// A string where it lies.
+    pub(super) fn text(&mut self, field: &'static str) -> Result<&'a str, RecordError> {
+        self.nullable_text(field)?.ok_or(RecordError::Malformed(field))
+    }
+
+    pub(super) fn nullable_string(
+        &mut self,
+        field: &'static str,
+    ) -> Result<Option<Arc<str>>, RecordError> {
+        Ok(self.nullable_text(field)?.map(Arc::from))
     }
 
     pub(super) fn string(&mut self, field: &'static str) -> Result<Arc<str>, RecordError> {

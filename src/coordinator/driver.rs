@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use futures::future::join_all;
 use tokio::{
     runtime::Handle,
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, Semaphore, oneshot, watch},
 };
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     calls::{Call, Effect, Reply},
     calls_consumer::{ChangedTopics, Rebalance},
     calls_share_groups::ShareInitialization,
-    ports::OffsetsLog,
+    ports::{Bounds, OffsetsLog},
     settings::Settings,
     shard::Shard,
     share_persister::{ShareKey, SharePersister},
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     base::{
-        ErrorCode, Mono, Now, PartitionId, Uuid,
+        ErrorCode, Mono, Now, Offset, PartitionId, Uuid,
         ports::{Clock, Entropy},
     },
     metadata::Image,
@@ -39,6 +39,9 @@ use crate::{
 
 type Waiter = oneshot::Sender<Reply>;
 
+/// A log with more records than this is replayed aside, and at most so many logs are at a time.
+const ASIDE_FROM: i64 = 1000;
+const LOADS_ASIDE: usize = 4;
 /// The timer looks at the clock at least this often.
 const TIMER_REST_MAX: Duration = Duration::from_secs(60);
 
@@ -62,6 +65,8 @@ struct Inner {
     partitions: AtomicI32,
     /// The way to the share coordinators.
     persister: OnceLock<Arc<dyn SharePersister>>,
+    /// Permits to replay long logs.
+    loads: Semaphore,
     /// When the timer will wake, as [`Mono`].
     wakes_at: AtomicU64,
     /// Wakes the timer early.
@@ -92,6 +97,7 @@ impl Coordinators {
             persister: OnceLock::new(),
             settings: Arc::new(settings),
             runtime: runtime.clone(),
+            loads: Semaphore::new(LOADS_ASIDE),
             wakes_at: AtomicU64::new(Mono::NEVER.0),
             earlier: Notify::new(),
             stopped: watch::Sender::new(false),
@@ -460,14 +466,13 @@ async fn watch_commits(inner: Arc<Inner>, partition: PartitionId, shared: Shared
 /// Replays the log of a partition and makes its shard active.
 async fn load(inner: Arc<Inner>, partition: PartitionId, shared: SharedSlot<Waiter>) {
     let began = inner.clock.now().mono;
-    let mut shard = Box::new(Shard::new(inner.settings.clone()));
-    let loaded = replay(&inner, partition, &shared, &mut shard).await;
+    let loaded = replay_aside(&inner, partition, &shared).await;
     let mut slot = shared.lock();
     if !matches!(slot.role, Role::Loading) {
         return;
     }
     match loaded {
-        Ok((replay, end)) => {
+        Ok((mut shard, replay, end)) => {
             let (groups, offsets) = shard.size();
             let took = inner.clock.now().mono.since(began);
             if let Some(cause) = replay.first_damage {
@@ -491,20 +496,43 @@ async fn load(inner: Arc<Inner>, partition: PartitionId, shared: SharedSlot<Wait
     }
 }
 
-async fn replay(
-    inner: &Inner,
+type Replayed = (Box<Shard>, Replay, Offset);
+
+/// Replays a log, a longer one on a thread that may be busy for seconds: the runtime's own serve
+/// everybody else meanwhile.
+async fn replay_aside(
+    inner: &Arc<Inner>,
     partition: PartitionId,
     shared: &SharedSlot<Waiter>,
-    shard: &mut Shard,
-) -> Result<(Replay, i64), ReplayError> {
-    let epoch = || shared.lock().epoch;
-    let bounds = inner.log.bounds(partition, epoch()).map_err(ReplayError::Log)?;
-    let mut replay = Replay::new(bounds.start);
-    while replay.next < bounds.end && matches!(shared.lock().role, Role::Loading) {
-        let read =
-            inner.log.read(partition, epoch(), replay.next, inner.settings.load_buffer_bytes);
-        let chunk = read.await.map_err(ReplayError::Log)?;
-        replay.chunk(&chunk.bytes, chunk.high_watermark, shard, inner.clock.now())?;
+) -> Result<Replayed, ReplayError> {
+    let epoch = shared.lock().epoch;
+    let bounds = inner.log.bounds(partition, epoch).map_err(ReplayError::Log)?;
+    let work = replay(inner.clone(), partition, shared.clone(), bounds);
+    if bounds.end.saturating_sub(bounds.start) <= ASIDE_FROM {
+        return work.await;
     }
-    Ok((replay, bounds.end))
+    // Nobody closes it; without a permit the load is only less orderly.
+    let _turn = inner.loads.acquire().await;
+    let runtime = inner.runtime.clone();
+    let done = inner.runtime.spawn_blocking(move || runtime.block_on(work)).await;
+    done.unwrap_or(Err(ReplayError::Log(ErrorCode::UnknownServerError)))
+}
+
+async fn replay(
+    inner: Arc<Inner>,
+    partition: PartitionId,
+    shared: SharedSlot<Waiter>,
+    bounds: Bounds,
+) -> Result<Replayed, ReplayError> {
+    let mut shard = Box::new(Shard::new(inner.settings.clone()));
+    let mut replay = Replay::new(bounds.start);
+    loop {
+        let epoch = match &*shared.lock() {
+            slot if replay.next < bounds.end && matches!(slot.role, Role::Loading) => slot.epoch,
+            _ => return Ok((shard, replay, bounds.end)),
+        };
+        let read = inner.log.read(partition, epoch, replay.next, inner.settings.load_buffer_bytes);
+        let chunk = read.await.map_err(ReplayError::Log)?;
+        replay.chunk(&chunk.bytes, chunk.high_watermark, &mut shard, inner.clock.now())?;
+    }
 }

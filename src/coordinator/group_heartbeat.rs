@@ -19,6 +19,7 @@ use super::{
     },
     consumer_records::{Change, Epochs, GroupEpoch, Partitions},
     group_consumer::ConsumerGroup,
+    group_pace::Standing,
     group_reconcile::Reconciliation,
     group_subscription::{Joining, RegexChange},
     records::Record,
@@ -144,12 +145,13 @@ impl Shard {
             && (call.topics.is_some() || call.regex.is_some())
             && call.owned.is_some();
         let assigned = joins || full || updated.assigned != member.assigned;
+        let standing = Standing { group: &group, member: &updated, epoch, target_epoch };
         let reply = ConsumerHeartbeatReply {
             error: ErrorCode::None,
             message: None,
             member_id: Some(id),
             epoch: updated.epoch,
-            heartbeat_interval_ms: self.consumers.heartbeat_interval_ms(&call.group, turn.settings),
+            heartbeat_interval_ms: self.consumers.back_in_ms(&standing, turn.settings, turn.now),
             assignment: assigned.then(|| without_epochs(&updated.assigned)),
         };
         Ok((records, reply))

@@ -5,7 +5,7 @@
 //! Decoding never allocates more than the bytes at hand, and a key of a type that is not known here
 //! (other kinds of groups) is told apart from a damaged one.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 
@@ -99,6 +99,44 @@ pub struct MemberMetadata {
     pub assignment: Bytes,
 }
 
+/// The strings of offsets that were read: a log of millions of offsets names few topics, and one
+/// group many times in a row, so that each is kept once.
+#[derive(Debug, Default)]
+pub struct Names {
+    group: Arc<str>,
+    topic: Arc<str>,
+    topics: BTreeSet<Arc<str>>,
+    metadata: Arc<str>,
+}
+
+impl Names {
+    fn group(&mut self, text: &str) -> Arc<str> {
+        last_or_new(&mut self.group, text)
+    }
+
+    fn metadata(&mut self, text: &str) -> Arc<str> {
+        last_or_new(&mut self.metadata, text)
+    }
+
+    fn topic(&mut self, text: &str) -> Arc<str> {
+        if *self.topic != *text {
+            self.topic = match self.topics.get(text) {
+                Some(known) => known.clone(),
+                None => Arc::from(text),
+            };
+            self.topics.insert(self.topic.clone());
+        }
+        self.topic.clone()
+    }
+}
+
+fn last_or_new(last: &mut Arc<str>, text: &str) -> Arc<str> {
+    if **last != *text {
+        *last = Arc::from(text);
+    }
+    last.clone()
+}
+
 const OFFSET_KEY_LEGACY: i16 = 0;
 const OFFSET_KEY: i16 = 1;
 const GROUP_KEY: i16 = 2;
@@ -163,14 +201,26 @@ impl Record {
     /// # Errors
     /// `Malformed`, `UnknownVersion`.
     pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<Option<Self>, RecordError> {
+        Self::decode_among(&mut Names::default(), key, value)
+    }
+
+    /// As [`Record::decode`], with the strings of offsets shared with those that were read before.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decode_among(
+        names: &mut Names,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<Option<Self>, RecordError> {
         let mut key = Reader::new(key);
         let kind = key.i16("key type")?;
         let record = match kind {
             OFFSET_KEY_LEGACY | OFFSET_KEY => Self::Offset {
-                group: key.string("group")?,
-                topic: key.string("topic")?,
+                group: names.group(key.text("group")?),
+                topic: names.topic(key.text("topic")?),
                 partition: key.i32("partition")?,
-                value: value.map(OffsetAndMetadata::decode).transpose()?,
+                value: value.map(|v| OffsetAndMetadata::decode(names, v)).transpose()?,
             },
             GROUP_KEY => Self::Group {
                 group: key.string("group")?,
@@ -211,11 +261,11 @@ impl OffsetAndMetadata {
         Ok(out.done())
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+    fn decode(names: &mut Names, bytes: &[u8]) -> Result<Self, RecordError> {
         let (mut value, version) = Reader::value(bytes)?;
         let offset = value.i64("offset")?;
         let leader_epoch = if version >= 3 { value.i32("leaderEpoch")? } else { -1 };
-        let metadata = value.string("metadata")?;
+        let metadata = names.metadata(value.text("metadata")?);
         let commit_ms = value.i64("commitTimestamp")?;
         let expire_ms = if version == OFFSET_VALUE_WITH_EXPIRY {
             Some(value.i64("expireTimestamp")?).filter(|ms| *ms != -1)
@@ -443,6 +493,23 @@ mod tests {
             let read = Record::decode(&hex(GROUP_KEY_BYTES), Some(&hex(bytes)));
             assert_eq!(read, Ok(Some(group_record(Some(expected)))), "v{version}");
         }
+    }
+
+    #[test]
+    fn strings_that_come_again_are_kept_once() {
+        let (mut names, mut seen) = (Names::default(), Vec::new());
+        for topic in ["orders", "events", "orders"] {
+            let mut record = offset_record(Some(offset()));
+            let Record::Offset { topic: of, .. } = &mut record else { unreachable!() };
+            *of = topic.into();
+            let (key, value) = record.encode().unwrap();
+            let read = Record::decode_among(&mut names, &key, value.as_deref()).unwrap();
+            assert_eq!(read.as_ref(), Some(&record));
+            let Some(Record::Offset { group, topic, value, .. }) = read else { unreachable!() };
+            seen.push([group, topic, value.unwrap().metadata]);
+        }
+        let same = |a: usize, b: usize| [0, 1, 2].map(|n| Arc::ptr_eq(&seen[a][n], &seen[b][n]));
+        assert_eq!((same(0, 1), same(0, 2)), ([true, false, true], [true; 3]));
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(super) struct Txn {
     pub(super) value: TxnValue,
     /// What is being written.
     pub(super) pending: Option<Pending>,
+    /// Since when it is busy, if it is.
+    pub(super) busy_since: Mono,
     /// While the transaction ends: the partitions without marker.
     pub(super) unmarked: BTreeSet<TopicPartition>,
     /// Names this ending among all of the shard.
@@ -58,7 +60,8 @@ use Decision::{Answer, NeedsProducerId, Write};
 
 impl Txn {
     pub(super) const fn new(value: TxnValue) -> Self {
-        Self { value, pending: None, unmarked: BTreeSet::new(), run: 0 }
+        let unmarked = BTreeSet::new();
+        Self { value, pending: None, busy_since: Mono(0), unmarked, run: 0 }
     }
 
     /// A transactional id that was never seen; it has no epoch yet.
@@ -84,7 +87,7 @@ impl Txn {
 
     /// Whether something is under way that must end before anything else begins: a write, or the
     /// markers of a decision. Whoever asks meanwhile asks again.
-    const fn is_busy(&self) -> bool {
+    pub(super) const fn is_busy(&self) -> bool {
         self.pending.is_some() || self.value.state.is_prepared()
     }
 

@@ -22,6 +22,7 @@ use super::{
         AddCall, At, DescribedTxn, EndCall, InitCall, ListedTxn, Markers, TxnCall, TxnEffect,
         TxnReply,
     },
+    txn_parked::Parked,
     txn_records::{NO_PRODUCER_EPOCH, TopicPartition, TxnRecord, TxnState, TxnValue},
     txn_settings::TxnSettings,
 };
@@ -55,6 +56,8 @@ pub struct TxnShard {
     wants_fresh: bool,
     /// Calls that cannot be decided without one.
     waiting: VecDeque<(Token, TxnCall)>,
+    /// Calls for ids that are busy.
+    parked: Parked,
     /// Transactions that are open for too long and cannot be aborted without one.
     overdue: bool,
     abort_at: Mono,
@@ -79,6 +82,7 @@ impl TxnShard {
             fresh: None,
             wants_fresh: false,
             waiting: VecDeque::new(),
+            parked: Parked::default(),
             overdue: false,
             abort_at: Mono::NEVER,
             expire_at: Mono::NEVER,
@@ -103,6 +107,9 @@ impl TxnShard {
         let prepared = self.txns.iter().filter(|(_, t)| t.value.state.is_prepared());
         let prepared: Vec<Id> = prepared.map(|(id, _)| id.clone()).collect();
         for id in prepared {
+            if let Some(txn) = self.txns.get_mut(&id) {
+                txn.busy_since = at.now.mono;
+            }
             self.carry_out(&id, at, out);
         }
     }
@@ -124,6 +131,14 @@ impl TxnShard {
             Decision::NeedsProducerId => {
                 self.waiting.push_back((token, call));
                 self.want_producer_id(out);
+            }
+            Decision::Answer(ErrorCode::ConcurrentTransactions)
+                if matches!(call, TxnCall::Add(_)) =>
+            {
+                let since = self.txns.get(call.id()).map_or(Mono(0), |txn| txn.busy_since);
+                if let Some((token, call)) = self.parked.park((token, call), since, at.now.mono) {
+                    refuse(token, &call, ErrorCode::ConcurrentTransactions, out);
+                }
             }
             Decision::Answer(error) => {
                 let reply = self.answer(&call, error);
@@ -200,11 +215,11 @@ impl TxnShard {
                 }
             }
             // The overdue are looked for again by the clock.
-            Err(error) => out.extend(
-                waiting
-                    .into_iter()
-                    .map(|(token, call)| TxnEffect::Reply { token, reply: call.refused(error) }),
-            ),
+            Err(error) => {
+                for (token, call) in waiting {
+                    refuse(token, &call, error, out);
+                }
+            }
         }
     }
 
@@ -233,6 +248,9 @@ impl TxnShard {
         };
         if deadline != Mono::NEVER {
             self.late.insert((deadline, id.clone()));
+        }
+        if !txn.is_busy() {
+            txn.busy_since = at.now.mono;
         }
         txn.pending = Some(Pending { next: Some(next.clone()), waiter, deadline });
         self.append(vec![TxnRecord { id, value: Some(next) }], out);
@@ -282,6 +300,17 @@ impl TxnShard {
         if let Some((token, reply)) = pending.waiter {
             out.push(TxnEffect::Reply { token, reply: reply.failed(error) });
         }
+        self.go_on(id, at, out);
+    }
+
+    /// Takes the calls that waited for `id`, if nothing of it is under way any more.
+    fn go_on(&mut self, id: &Id, at: At, out: &mut Vec<TxnEffect>) {
+        if self.txns.get(id).is_some_and(Txn::is_busy) {
+            return;
+        }
+        for (token, call) in self.parked.take(id) {
+            self.handle(token, call, at, out);
+        }
     }
 
     /// The high watermark rose to `high_watermark`.
@@ -315,6 +344,7 @@ impl TxnShard {
         if prepared {
             self.carry_out(id, at, out);
         }
+        self.go_on(id, at, out);
     }
 
     /// What is written above the high watermark will not be committed by this leader: whoever waits
@@ -407,13 +437,16 @@ impl TxnShard {
     pub fn next_deadline(&self) -> Mono {
         let first = |set: &BTreeSet<(Mono, Id)>| set.first().map_or(Mono::NEVER, |(at, _)| *at);
         let timers = self.abort_at.min(self.expire_at);
-        timers.min(first(&self.late)).min(first(&self.again))
+        timers.min(first(&self.late)).min(first(&self.again)).min(self.parked.next_deadline())
     }
 
     /// Does all that is due.
     pub fn on_deadline(&mut self, at: At, out: &mut Vec<TxnEffect>) {
         let now = at.now.mono;
         self.tell_late(now, ErrorCode::RequestTimedOut, out);
+        for (token, call) in self.parked.overdue(now) {
+            refuse(token, &call, ErrorCode::ConcurrentTransactions, out);
+        }
         while self.again.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, id)) = self.again.pop_first() else { break };
             self.complete(&id, at, out);
@@ -514,12 +547,14 @@ impl TxnShard {
         out.extend(
             pending.map(|(token, reply)| TxnEffect::Reply { token, reply: reply.failed(error) }),
         );
-        out.extend(
-            self.waiting
-                .into_iter()
-                .map(|(token, call)| TxnEffect::Reply { token, reply: call.refused(error) }),
-        );
+        for (token, call) in self.waiting.into_iter().chain(self.parked.into_all()) {
+            refuse(token, &call, error, out);
+        }
     }
+}
+
+fn refuse(token: Token, call: &TxnCall, error: ErrorCode, out: &mut Vec<TxnEffect>) {
+    out.push(TxnEffect::Reply { token, reply: call.refused(error) });
 }
 
 impl Txn {
