@@ -11,7 +11,7 @@ use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
         cluster, configs, consumer_groups, fetch, group_offsets, groups, metadata, offsets,
-        partitions, produce, quorum, topics, txn, versions,
+        partitions, produce, quorum, share_fetch, topics, txn, versions,
     },
     frame::{self, ApiKey},
     sample::{Sample, Source, Visitor, every_request},
@@ -31,6 +31,10 @@ const OURS_ALONE: &[(&str, i16)] = &[
     ("OffsetCommitResponse", 10),
     ("OffsetFetchRequest", 10),
     ("OffsetFetchResponse", 10),
+    ("ShareAcknowledgeRequest", 2),
+    ("ShareAcknowledgeResponse", 2),
+    ("ShareFetchRequest", 2),
+    ("ShareFetchResponse", 2),
     ("WriteTxnMarkersRequest", 2),
     ("WriteTxnMarkersResponse", 2),
 ];
@@ -51,6 +55,8 @@ const NULL_BY_DEFAULT: &[&str] = &[
     "OffsetFetchRequest",
     "RemoveRaftVoterRequest",
     "RemoveRaftVoterResponse",
+    "ShareAcknowledgeRequest",
+    "ShareFetchRequest",
     "UnregisterBrokerResponse",
     "UpdateFeaturesResponse",
     "UpdateRaftVoterRequest",
@@ -191,6 +197,8 @@ agree! {
     quorum DescribeQuorumRequest DescribeQuorumResponse;
     quorum RemoveRaftVoterRequest RemoveRaftVoterResponse;
     quorum UpdateRaftVoterRequest UpdateRaftVoterResponse;
+    share_fetch ShareAcknowledgeRequest ShareAcknowledgeResponse;
+    share_fetch ShareFetchRequest ShareFetchResponse;
     topics CreatePartitionsRequest CreatePartitionsResponse;
     topics CreateTopicsRequest CreateTopicsResponse;
     topics DeleteTopicsRequest DeleteTopicsResponse;

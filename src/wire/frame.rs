@@ -110,6 +110,8 @@ apis! {
     ConsumerGroupDescribe = 69, 0..=1, Some(0);
     ListConfigResources = 74, 0..=1, Some(0);
     DescribeTopicPartitions = 75, 0..=0, Some(0);
+    ShareFetch = 78, 1..=2, Some(0);
+    ShareAcknowledge = 79, 1..=2, Some(0);
     AddRaftVoter = 80, 0..=1, Some(0);
     RemoveRaftVoter = 81, 0..=0, Some(0);
     UpdateRaftVoter = 82, 0..=0, Some(0);

@@ -181,6 +181,8 @@ every_request! {
     consumer_groups::ConsumerGroupDescribeRequest,
     configs::ListConfigResourcesRequest,
     metadata::DescribeTopicPartitionsRequest,
+    share_fetch::ShareFetchRequest,
+    share_fetch::ShareAcknowledgeRequest,
     quorum::AddRaftVoterRequest,
     quorum::RemoveRaftVoterRequest,
     quorum::UpdateRaftVoterRequest,

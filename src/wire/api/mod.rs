@@ -12,6 +12,7 @@ pub mod offsets;
 pub mod partitions;
 pub mod produce;
 pub mod quorum;
+pub mod share_fetch;
 pub mod topics;
 pub mod txn;
 pub mod versions;
