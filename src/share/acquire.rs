@@ -221,6 +221,12 @@ impl SharePartition {
         out: &mut Vec<Acquired>,
     ) {
         let ask = &terms.ask;
+        // Nobody gets what the log does not have.
+        let Some(head) = ask.batches.iter().find(|b| b.last >= first) else { return };
+        let (gap, first) = (first, first.max(head.base));
+        if first > last {
+            return;
+        }
         let mut to = last;
         if max < last - first + 1 {
             let wanted = first + max - 1;
@@ -239,7 +245,7 @@ impl SharePartition {
         }
         let acquired_to = if terms.exact() { to.min(first + max - 1) } else { to };
         out.push(self.add_batch(terms, from, to, acquired_to));
-        self.fill_holes(first, to);
+        self.fill_holes(gap, to);
         self.next = self.next.max(to + 1);
         // Below the first record that is there, the log has none.
         if self.holes.range(..first).next().is_none() && self.runs.0.range(..first).next().is_none()

@@ -17,6 +17,7 @@
 pub mod acknowledge;
 pub mod acquire;
 pub mod batches;
+pub mod fetch_driver;
 pub mod partition;
 #[cfg(test)]
 mod partition_model_test;
@@ -25,3 +26,6 @@ mod partition_test;
 mod runs;
 pub mod session;
 pub mod settings;
+pub mod table_driver;
+
+pub use table_driver::SharePartitions;

@@ -103,6 +103,12 @@ impl SharePartition {
         self.start
     }
 
+    /// The first offset that was never handed out.
+    #[must_use]
+    pub fn next_offset(&self) -> Offset {
+        self.next
+    }
+
     /// The epoch of the leader whose it is.
     #[must_use]
     pub fn leader_epoch(&self) -> LeaderEpoch {
@@ -252,7 +258,7 @@ impl SharePartition {
 
     /// What is to be written now: everything that changed since the last write began. `None` while
     /// one is under way, or if nothing changed.
-    pub fn begin_write(&mut self) -> Option<ShareWrite> {
+    pub fn begin_write(&mut self) -> Option<(WriteNo, ShareWrite)> {
         if self.writes.under_way.is_some() || self.writes.queued.is_empty() {
             return None;
         }
@@ -267,15 +273,29 @@ impl SharePartition {
             }
             joins
         });
+        let no = self.writes.next;
         self.writes.next += 1;
         self.writes.under_way = Some(batches.clone());
-        Some(ShareWrite {
+        let write = ShareWrite {
             state_epoch: self.state_epoch,
             leader_epoch: self.leader_epoch,
             start_offset: self.start,
             delivery_complete: self.finished_in_flight(),
             batches,
-        })
+        };
+        Some((no, write))
+    }
+
+    /// The write that is under way.
+    #[must_use]
+    pub fn write_under_way(&self) -> Option<WriteNo> {
+        self.writes.under_way.is_some().then(|| self.writes.next - 1)
+    }
+
+    /// Whether all that changed is written.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        self.writes.under_way.is_none() && self.writes.queued.is_empty()
     }
 
     /// The write under way has ended. Returns its number. If it failed, records are their members'

@@ -8,7 +8,7 @@ use crate::base::{Mono, Offset};
 
 /// What became of a record (`RecordState.java`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RecordState {
+pub(super) enum RecordState {
     /// To be handed out.
     Available,
     /// Locked for a member.
@@ -22,7 +22,7 @@ pub enum RecordState {
 impl RecordState {
     /// The number that is kept.
     #[must_use]
-    pub const fn id(self) -> i8 {
+    pub(super) const fn id(self) -> i8 {
         match self {
             Self::Available => 0,
             Self::Acquired => 1,
@@ -33,7 +33,7 @@ impl RecordState {
 
     /// The state with this number, of those that are kept: none is kept as acquired.
     #[must_use]
-    pub const fn from_kept_id(id: i8) -> Option<Self> {
+    pub(super) const fn from_kept_id(id: i8) -> Option<Self> {
         match id {
             0 => Some(Self::Available),
             2 => Some(Self::Acknowledged),
@@ -44,7 +44,7 @@ impl RecordState {
 
     /// Whether nothing more happens to the record.
     #[must_use]
-    pub const fn is_finished(self) -> bool {
+    pub(super) const fn is_finished(self) -> bool {
         matches!(self, Self::Acknowledged | Self::Archived)
     }
 }

@@ -227,10 +227,15 @@ impl ShareSessions {
         let Some(key) = self.conns.remove(&conn) else { return Disconnected::default() };
         let own = self.sessions.get(&key).is_some_and(|s| s.conn == conn);
         let ended = if own { self.end(&key) } else { None };
-        let from = SessionKey { group: Arc::clone(&key.group), member: "".into() };
-        let next = self.sessions.range(from..).next();
-        let deserted = next.is_none_or(|(other, _)| other.group != key.group);
+        let deserted = !self.has_group(&key.group);
         Disconnected { ended, deserted: deserted.then_some(key.group) }
+    }
+
+    /// Whether some member of `group` has a session.
+    #[must_use]
+    pub fn has_group(&self, group: &Arc<str>) -> bool {
+        let from = SessionKey { group: Arc::clone(group), member: "".into() };
+        self.sessions.range(from..).next().is_some_and(|(other, _)| other.group == *group)
     }
 }
 
