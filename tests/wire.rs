@@ -11,7 +11,7 @@ use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
         cluster, configs, consumer_groups, fetch, group_offsets, groups, metadata, offsets,
-        partitions, produce, quorum, share_fetch, topics, txn, versions,
+        partitions, produce, quorum, share_fetch, share_state, topics, txn, versions,
     },
     frame::{self, ApiKey},
     sample::{Sample, Source, Visitor, every_request},
@@ -35,6 +35,10 @@ const OURS_ALONE: &[(&str, i16)] = &[
     ("ShareAcknowledgeResponse", 2),
     ("ShareFetchRequest", 2),
     ("ShareFetchResponse", 2),
+    ("ReadShareGroupStateSummaryRequest", 1),
+    ("ReadShareGroupStateSummaryResponse", 1),
+    ("WriteShareGroupStateRequest", 1),
+    ("WriteShareGroupStateResponse", 1),
     ("WriteTxnMarkersRequest", 2),
     ("WriteTxnMarkersResponse", 2),
 ];
@@ -199,6 +203,11 @@ agree! {
     quorum UpdateRaftVoterRequest UpdateRaftVoterResponse;
     share_fetch ShareAcknowledgeRequest ShareAcknowledgeResponse;
     share_fetch ShareFetchRequest ShareFetchResponse;
+    share_state DeleteShareGroupStateRequest DeleteShareGroupStateResponse;
+    share_state InitializeShareGroupStateRequest InitializeShareGroupStateResponse;
+    share_state ReadShareGroupStateRequest ReadShareGroupStateResponse;
+    share_state ReadShareGroupStateSummaryRequest ReadShareGroupStateSummaryResponse;
+    share_state WriteShareGroupStateRequest WriteShareGroupStateResponse;
     topics CreatePartitionsRequest CreatePartitionsResponse;
     topics CreateTopicsRequest CreateTopicsResponse;
     topics DeleteTopicsRequest DeleteTopicsResponse;

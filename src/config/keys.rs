@@ -5,7 +5,10 @@
 //! Names, types, defaults and bounds are Kafka 4.3.1's (`AbstractKafkaConfig`, `LogConfig`); keys
 //! of our own begin with `vltava.`.
 
-use super::{keys_group, keys_log, keys_own, keys_replica, keys_security, keys_server, keys_topic};
+use super::{
+    keys_group, keys_log, keys_own, keys_replica, keys_security, keys_server, keys_share,
+    keys_topic,
+};
 
 /// The type of a value (`ConfigDef.Type`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +227,7 @@ pub(super) const SERVER: &[(&str, &[Key])] = &[
     ("Logs", keys_log::KEYS),
     ("Replication, elections and quotas", keys_replica::KEYS),
     ("Groups, offsets, transactions and producers", keys_group::KEYS),
+    ("Share coordinators", keys_share::KEYS),
     ("Security", keys_security::KEYS),
     ("Vltava's own", keys_own::KEYS),
 ];

@@ -14,6 +14,7 @@ mod keys_own;
 mod keys_replica;
 mod keys_security;
 mod keys_server;
+mod keys_share;
 mod keys_topic;
 pub mod layers;
 pub mod load;

@@ -220,6 +220,23 @@ section! {
 }
 
 section! {
+    /// Share coordinators (KIP-932).
+    ShareCoordinatorConfig {
+        partitions: i32 = int "share.coordinator.state.topic.num.partitions",
+        replication_factor: i16 = short "share.coordinator.state.topic.replication.factor",
+        min_insync_replicas: i16 = short "share.coordinator.state.topic.min.isr",
+        segment_bytes: i32 = int "share.coordinator.state.topic.segment.bytes",
+        codec: i32 = int "share.coordinator.state.topic.compression.codec",
+        updates_per_snapshot: i32 = int "share.coordinator.snapshot.update.records.per.snapshot",
+        load_buffer_bytes: usize = count "share.coordinator.load.buffer.size",
+        write_timeout_ms: i32 = int "share.coordinator.write.timeout.ms",
+        prune_interval_ms: i32 = int "share.coordinator.state.topic.prune.interval.ms",
+        cold_snapshot_interval_ms: i32 =
+            int "share.coordinator.cold.partition.snapshot.interval.ms",
+    }
+}
+
+section! {
     /// What is logged about the node itself, how and where.
     LoggingConfig {
         level: String = text "vltava.log.level",

@@ -10,7 +10,7 @@ use super::{
     roles::{self, Collector},
     sections::{
         ClusterConfig, GroupConfig, LoggingConfig, LogsConfig, NetConfig, QuorumConfig,
-        ReplicaConfig, TransactionConfig,
+        ReplicaConfig, ShareCoordinatorConfig, TransactionConfig,
     },
     topic::TopicConfig,
 };
@@ -89,6 +89,8 @@ pub struct ServerConfig {
     pub group: GroupConfig,
     /// Transactions.
     pub transaction: TransactionConfig,
+    /// Share coordinators.
+    pub share_coordinator: ShareCoordinatorConfig,
     /// The node's own log.
     pub logging: LoggingConfig,
     /// What a topic without overrides has.
@@ -216,6 +218,7 @@ impl ServerConfig {
             replica: ReplicaConfig::read(&layers),
             group: GroupConfig::read(&layers),
             transaction: TransactionConfig::read(&layers),
+            share_coordinator: ShareCoordinatorConfig::read(&layers),
             logging: LoggingConfig::read(&layers),
             topic_defaults: TopicConfig::resolve(&BTreeMap::new(), &layers),
             listeners: p.bound.into_iter().map(|e| listener(e, &names, &layers)).collect(),

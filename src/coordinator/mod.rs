@@ -1,12 +1,14 @@
 //! Groups, classic ones and consumer groups (KIP-848), and committed offsets, kept in
-//! `__consumer_offsets`; transactions, kept in `__transaction_state`.
+//! `__consumer_offsets`; transactions, kept in `__transaction_state`; the state of share partitions
+//! (KIP-932), kept in `__share_group_state`.
 //!
 //! One partition of that topic is one [`shard::Shard`]: a pure machine that takes [`calls::Call`]s
 //! and deadlines and gives [`calls::Effect`]s. `table` holds the shards this broker leads, behind
 //! the only locks of the room. `driver` is the shell that waits: it loads shards from the log,
 //! appends what they decide, and answers clients. `translate` alone knows the wire's structs.
 //! Transactions are built the same way (`txn_shard`, `transactions_driver`); `markers_driver` carries their
-//! ends to the leaders of their partitions.
+//! ends to the leaders of their partitions. So is share state (`share_shard`, `share_driver`);
+//! `share_persister_driver` is the way to it from any broker.
 //!
 //! May use `base`, `config`, `record`, `wire`, `metadata`, `net`, `controller`, `replica`.
 
@@ -35,6 +37,7 @@ mod group_migration;
 mod group_reconcile;
 mod group_subscription;
 mod group_sync;
+mod machine;
 mod markers_driver;
 mod member;
 mod offsets;
@@ -47,13 +50,23 @@ pub mod settings;
 pub mod shard;
 mod shard_consumer;
 mod shard_delete;
+mod shards_driver;
+mod share_batches;
+pub mod share_calls;
+pub mod share_driver;
 pub mod share_persister;
+pub mod share_persister_driver;
+pub mod share_ports;
+pub mod share_records;
+pub mod share_settings;
+mod share_shard;
 mod table;
 pub mod topic_regex;
 pub mod transactions_driver;
 mod translate;
 mod translate_consumer;
 mod translate_offsets;
+mod translate_share;
 mod translate_txn;
 mod turn;
 mod txn;
@@ -69,5 +82,7 @@ pub use calls::Client;
 pub use driver::Coordinators;
 pub use ports::{Appended, Bounds, Chunk, OffsetsLog, TopicNames};
 pub use settings::{ConsumerSettings, MigrationPolicy, Settings};
+pub use share_driver::ShareStates;
+pub use share_persister::SharePersister;
 pub use table::partition_for;
 pub use transactions_driver::Transactions;

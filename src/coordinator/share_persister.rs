@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc};
 
 use futures::future::BoxFuture;
 
+use super::table::partition_for;
 use crate::base::{ErrorCode, Offset, PartitionId, Uuid};
 
 /// One partition as one share group consumes it (`SharePartitionKey.java`).
@@ -31,6 +32,37 @@ pub struct StateBatch {
     pub state: i8,
     /// How often the records have been handed out.
     pub delivery_count: i16,
+}
+
+impl ShareKey {
+    /// The partition of `__share_group_state`, of `count`, that keeps this share partition: by the
+    /// text `group:topicId:partition`, as groups are placed by their name.
+    #[must_use]
+    pub fn state_partition(&self, count: i32) -> PartitionId {
+        let Self { group, topic, partition } = self;
+        partition_for(&format!("{group}:{topic}:{partition}"), count)
+    }
+
+    /// Reads `group:topicId:partition`, as FindCoordinator has it; the group may contain colons.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        // Java's split drops empty parts at the end.
+        let mut parts = text.trim_end_matches(':').rsplitn(3, ':');
+        let partition = parts.next()?.parse().ok()?;
+        let topic = parts.next()?.parse().ok()?;
+        let group = parts.next()?;
+        // A trimmed text in Java is one without characters up to the space at its ends.
+        let blank = group.chars().all(|c| c <= ' ');
+        (!blank).then(|| Self { group: group.into(), topic, partition })
+    }
+}
+
+impl StateBatch {
+    /// Whether the offsets are in order.
+    #[must_use]
+    pub const fn is_sound(&self) -> bool {
+        0 <= self.first && self.first <= self.last
+    }
 }
 
 /// What is kept of a share partition.
@@ -107,4 +139,25 @@ pub trait SharePersister: Send + Sync + fmt::Debug {
         key: ShareKey,
         leader_epoch: i32,
     ) -> BoxFuture<'static, Result<ShareSummary, ErrorCode>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_from_the_right() {
+        let id = "AAAAAAAAAAAAAAAAAAAABA";
+        let topic: Uuid = id.parse().unwrap();
+        let key = |group: &str| ShareKey { group: group.into(), topic, partition: 7 };
+        assert_eq!(ShareKey::parse(&format!("g:{id}:7")), Some(key("g")));
+        assert_eq!(ShareKey::parse(&format!("a:b::{id}:7:")), Some(key("a:b:")));
+        for bad in ["", "g", "g:7", ":x:7", "g:x:7"] {
+            assert_eq!(ShareKey::parse(bad), None, "{bad}");
+        }
+        for bad in [format!(" :{id}:7"), format!("g:{id}:x"), format!("{id}:7")] {
+            assert_eq!(ShareKey::parse(&bad), None, "{bad}");
+        }
+        assert_eq!(key("g").state_partition(50), partition_for(&format!("g:{id}:7"), 50));
+    }
 }

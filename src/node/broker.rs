@@ -28,7 +28,7 @@ use crate::{
         loading,
         offsets_log::{OFFSETS_TOPIC, ReplicaOffsetsLog, TRANSACTIONS_TOPIC},
         publish::Publisher,
-        selftest, sockets,
+        selftest, share_broker, sockets,
         txn_broker::LateBroker,
     },
     os::limits,
@@ -93,8 +93,9 @@ pub(crate) async fn start(
     let replicas = Arc::new(load(config, world, dirs, &subscription.image)?);
     let log = Arc::new(ReplicaOffsetsLog(Arc::clone(&replicas), OFFSETS_TOPIC));
     let (clock, entropy) = (Arc::clone(&world.clock), Arc::clone(&world.entropy));
-    let groups = Coordinators::start(log, clock, entropy, group_settings(config));
     let late = Arc::new(LateBroker::default());
+    let (share_states, share_persister) = share_broker::start(config, world, &replicas, &late);
+    let groups = Coordinators::start(log, clock, entropy, group_settings(config));
     let transactions = start_transactions(config, world, &replicas, &late);
     let (misplaced, found) = mpsc::unbounded_channel();
     let to_assign = misplaced.clone();
@@ -105,6 +106,7 @@ pub(crate) async fn start(
         replicas: Arc::clone(&replicas),
         groups: groups.clone(),
         transactions: transactions.clone(),
+        share_states: share_states.clone(),
     };
     let image = Arc::clone(&subscription.image);
     let following = publisher.publish(&Delta::between(&Image::default(), &image), &image);
@@ -124,6 +126,8 @@ pub(crate) async fn start(
         lifecycle,
         groups,
         transactions,
+        share_states,
+        share_persister,
         producer_ids: ProducerIds::default(),
         verifier: Verifier::default(),
         turns: Turns::default(),

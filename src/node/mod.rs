@@ -11,6 +11,7 @@ mod offsets_log;
 mod publish;
 mod schema;
 mod selftest;
+mod share_broker;
 mod shutdown;
 mod sockets;
 mod txn_broker;

@@ -1,5 +1,5 @@
-//! The logs of `__consumer_offsets` and `__transaction_state` as coordinators want them, over the
-//! replica table.
+//! The logs of `__consumer_offsets`, `__transaction_state` and `__share_group_state` as coordinators
+//! want them, over the replica table.
 
 use std::sync::Arc;
 
@@ -8,7 +8,10 @@ use futures::future::{BoxFuture, FutureExt as _, ready};
 
 use crate::{
     base::{ErrorCode, Offset, PartitionId},
-    coordinator::ports::{Appended, Bounds, Chunk, OffsetsLog},
+    coordinator::{
+        ports::{Appended, Bounds, Chunk, OffsetsLog},
+        share_ports::PrunedLog,
+    },
     record::validate::Validated,
     replica::{
         table::{ReplicaTable, Slot},
@@ -20,6 +23,9 @@ use crate::{
 pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// The topic that transactions live in.
 pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+
+/// The topic that the state of share partitions lives in.
+pub(crate) const SHARE_STATE_TOPIC: &str = "__share_group_state";
 
 /// See the file's head. The second part is the topic.
 #[derive(Debug)]
@@ -123,5 +129,19 @@ impl OffsetsLog for ReplicaOffsetsLog {
         max_bytes: usize,
     ) -> BoxFuture<'static, Result<Chunk, ErrorCode>> {
         ready(self.read_now(partition, leader_epoch, offset, max_bytes)).boxed()
+    }
+}
+
+impl PrunedLog for ReplicaOffsetsLog {
+    fn delete_before(
+        &self,
+        partition: PartitionId,
+        leader_epoch: i32,
+        before: Offset,
+    ) -> Result<(), ErrorCode> {
+        let slot = self.slot(partition, leader_epoch)?;
+        let mut state = slot.lock();
+        let done = state.delete_records(before, self.0.clock.now());
+        done.map(|_| ()).map_err(|refusal| refusal.code)
     }
 }

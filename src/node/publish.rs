@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 use crate::{
     base::NodeId,
     config::ServerConfig,
-    coordinator::{Transactions, calls_consumer::ChangedTopics, driver::Coordinators},
+    coordinator::{ShareStates, Transactions, calls_consumer::ChangedTopics, driver::Coordinators},
     metadata::{Delta, Image, PartitionRegistration, ResourceType, features::TRANSACTION_VERSION},
     node::{
-        offsets_log::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
+        offsets_log::{OFFSETS_TOPIC, SHARE_STATE_TOPIC, TRANSACTIONS_TOPIC},
         schema,
     },
     replica::{
@@ -34,6 +34,7 @@ pub(crate) struct Publisher {
     pub(crate) replicas: Arc<ReplicaTable>,
     pub(crate) groups: Coordinators,
     pub(crate) transactions: Transactions,
+    pub(crate) share_states: ShareStates,
     /// Takes replicas that lie where the metadata does not say.
     pub(crate) misplaced: mpsc::UnboundedSender<Vec<Misplaced>>,
 }
@@ -93,9 +94,20 @@ impl Publisher {
                 false => self.transactions.resigned(partition, Some(epoch)),
             }
         }
+        if let Some(topic) = image.topics().by_name(SHARE_STATE_TOPIC) {
+            self.share_states.set_partition_count(topic.partition_count());
+        }
+        for office in offices.iter().filter(|o| &*o.topic == SHARE_STATE_TOPIC) {
+            let (partition, epoch) = (office.partition, office.leader_epoch);
+            match office.leads {
+                true => self.share_states.elected(partition, epoch),
+                false => self.share_states.resigned(partition, Some(epoch)),
+            }
+        }
         let gone: Vec<_> = delta.deleted_topics().map(|t| (Arc::clone(&t.name), t.id)).collect();
         if !gone.is_empty() {
             self.groups.topics_deleted(&gone);
+            self.share_states.topics_deleted(&gone.iter().map(|(_, id)| *id).collect());
         }
     }
 
@@ -119,7 +131,9 @@ impl Publisher {
             .any(|c| matches!(c.kind, ResourceType::Group | ResourceType::Broker));
         let brokers = delta.changed_brokers().next().is_some();
         if !changed.names.is_empty() || configured || brokers {
-            self.groups.metadata_changed(&Arc::new(image.clone()), &changed);
+            let image = Arc::new(image.clone());
+            self.groups.metadata_changed(&image, &changed);
+            self.share_states.metadata_changed(&image);
         }
     }
 

@@ -25,7 +25,7 @@ impl LateBroker {
         let _ = self.0.set(Arc::downgrade(broker));
     }
 
-    fn get(&self) -> Option<Arc<Broker>> {
+    pub(super) fn get(&self) -> Option<Arc<Broker>> {
         self.0.get().and_then(Weak::upgrade)
     }
 }

@@ -13,7 +13,7 @@ use crate::{
     },
     config::{Layers, ServerConfig},
     controller::{BrokerLifecycle, ControllerClient},
-    coordinator::{Transactions, driver::Coordinators},
+    coordinator::{SharePersister, ShareStates, Transactions, driver::Coordinators},
     metadata::{ConfigResource, Image, configs::Properties},
     pb::controller::{submit_reply::Reply, submit_request::Command},
     replica::table::ReplicaTable,
@@ -97,6 +97,10 @@ pub struct Broker {
     pub groups: Coordinators,
     /// Transactions.
     pub transactions: Transactions,
+    /// The state of share partitions that this broker keeps.
+    pub share_states: ShareStates,
+    /// The way to the state of all share partitions.
+    pub share_persister: Arc<dyn SharePersister>,
     /// Ids for producers.
     pub producer_ids: ProducerIds,
     /// What the coordinators of transactions are asked.

@@ -115,6 +115,11 @@ apis! {
     AddRaftVoter = 80, 0..=1, Some(0);
     RemoveRaftVoter = 81, 0..=0, Some(0);
     UpdateRaftVoter = 82, 0..=0, Some(0);
+    InitializeShareGroupState = 83, 0..=0, Some(0);
+    ReadShareGroupState = 84, 0..=0, Some(0);
+    WriteShareGroupState = 85, 0..=1, Some(0);
+    DeleteShareGroupState = 86, 0..=0, Some(0);
+    ReadShareGroupStateSummary = 87, 0..=1, Some(0);
 }
 
 impl ApiKey {

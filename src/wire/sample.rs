@@ -186,4 +186,9 @@ every_request! {
     quorum::AddRaftVoterRequest,
     quorum::RemoveRaftVoterRequest,
     quorum::UpdateRaftVoterRequest,
+    share_state::InitializeShareGroupStateRequest,
+    share_state::ReadShareGroupStateRequest,
+    share_state::WriteShareGroupStateRequest,
+    share_state::DeleteShareGroupStateRequest,
+    share_state::ReadShareGroupStateSummaryRequest,
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::{
     base::{ErrorCode, PartitionId, Uuid},
-    coordinator::{calls::Client, ports::TopicNames},
+    coordinator::{calls::Client, ports::TopicNames, share_persister::ShareKey},
     metadata::Image,
     server::{
-        api::{allowed, metadata, produce::endpoint},
+        api::{allowed, metadata, produce::endpoint, share_state},
         context::{Broker, Caller},
     },
     wire::api::{
@@ -28,8 +28,12 @@ use crate::{
 
 pub(super) const OFFSETS_TOPIC: &str = "__consumer_offsets";
 const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+const SHARE_STATE_TOPIC: &str = share_state::TOPIC;
 const KEY_TYPE_GROUP: i8 = 0;
 const KEY_TYPE_TRANSACTION: i8 = 1;
+const KEY_TYPE_SHARE: i8 = 2;
+/// The first version that knows share partitions.
+const SHARE_VERSION_MIN: i16 = 6;
 
 /// Topics as the image has them.
 pub(super) struct Names(pub(super) Arc<Image>);
@@ -53,7 +57,8 @@ pub(crate) fn client(caller: &Caller) -> Client {
     Client { id: Arc::clone(&caller.client_id), host: Arc::clone(&caller.host) }
 }
 
-/// FindCoordinator. The topic that keeps groups, or transactions, is created at the first question.
+/// FindCoordinator. The topic that keeps groups, transactions, or share state is created at the first
+/// question.
 pub(crate) async fn find_coordinator(
     broker: &Broker,
     caller: &Caller,
@@ -63,6 +68,7 @@ pub(crate) async fn find_coordinator(
     let topic = match request.key_type {
         KEY_TYPE_GROUP => Some(OFFSETS_TOPIC),
         KEY_TYPE_TRANSACTION => Some(TRANSACTIONS_TOPIC),
+        KEY_TYPE_SHARE if caller.version >= SHARE_VERSION_MIN => Some(SHARE_STATE_TOPIC),
         _ => None,
     };
     if let Some(topic) = topic
@@ -75,7 +81,6 @@ pub(crate) async fn find_coordinator(
         if let Some(topic) = topic {
             coordinator_of(broker, caller, &image, topic, key)
         } else {
-            // Share groups are not served.
             let why = format!("Coordinators of type {} are not supported.", request.key_type);
             nobody(key, ErrorCode::InvalidRequest, Some(why))
         }
@@ -109,6 +114,10 @@ fn coordinator_of(
 ) -> Coordinator {
     let partition = match topic {
         TRANSACTIONS_TOPIC => broker.transactions.partition_of(&key),
+        SHARE_STATE_TOPIC => match ShareKey::parse(&key) {
+            Some(of) => broker.share_states.partition_of(&of),
+            None => return nobody(key, ErrorCode::InvalidRequest, None),
+        },
         _ => broker.groups.partition_of(&key),
     };
     let topic = image.topics().by_name(topic);

@@ -7,7 +7,7 @@ use crate::{
     metadata::{Image, PartitionRegistration, Topic},
     pb::controller::{self as pb, submit_request::Command},
     server::{
-        api::{allowed, is_internal},
+        api::{allowed, is_internal, share_state},
         context::{Admin, Broker, Caller, NodeAddress, Role},
         dispatch::Outcome,
     },
@@ -62,6 +62,7 @@ pub(crate) async fn create(broker: &Broker, names: Vec<String>) {
     let topics = names.into_iter().map(|name| match name.as_str() {
         "__consumer_offsets" => offsets_topic(broker),
         "__transaction_state" => transactions_topic(broker),
+        "__share_group_state" => share_state::topic(broker),
         _ => pb::CreatableTopic {
             name,
             num_partitions: -1,

@@ -14,6 +14,7 @@ pub(crate) mod partitions;
 pub(crate) mod produce;
 mod produce_txn;
 pub(crate) mod quorum;
+pub(crate) mod share_state;
 pub(crate) mod topics;
 pub(crate) mod txn;
 pub(crate) mod txn_markers;
@@ -182,6 +183,11 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::AddRaftVoter, run: in_time!(Admin, quorum::add_raft_voter) },
     Row { key: ApiKey::RemoveRaftVoter, run: in_time!(Admin, quorum::remove_raft_voter) },
     Row { key: ApiKey::UpdateRaftVoter, run: in_time!(Controller, quorum::update_raft_voter) },
+    Row { key: ApiKey::InitializeShareGroupState, run: in_time!(share_state::initialize) },
+    Row { key: ApiKey::ReadShareGroupState, run: in_time!(share_state::read) },
+    Row { key: ApiKey::WriteShareGroupState, run: in_time!(share_state::write) },
+    Row { key: ApiKey::DeleteShareGroupState, run: in_time!(share_state::delete) },
+    Row { key: ApiKey::ReadShareGroupStateSummary, run: in_time!(share_state::summary) },
 ];
 
 /// Topics that brokers keep for themselves (`Topic.java`).

@@ -1,0 +1,1 @@
+//! Share state as one shard decides it: fencing, snapshots, pruning, what waits for what.
