@@ -97,6 +97,7 @@ pub(crate) async fn start(
     let (share_states, share_persister) = share_broker::start(config, world, &replicas, &late);
     let groups = Coordinators::start(log, clock, entropy, group_settings(config));
     let transactions = start_transactions(config, world, &replicas, &late);
+    let share = share_broker::serve(config, world, &replicas, share_persister.clone(), &late);
     let (misplaced, found) = mpsc::unbounded_channel();
     let to_assign = misplaced.clone();
     let publisher = Publisher {
@@ -107,6 +108,7 @@ pub(crate) async fn start(
         groups: groups.clone(),
         transactions: transactions.clone(),
         share_states: share_states.clone(),
+        share: share.clone(),
     };
     let image = Arc::clone(&subscription.image);
     let following = publisher.publish(&Delta::between(&Image::default(), &image), &image);
@@ -128,6 +130,7 @@ pub(crate) async fn start(
         transactions,
         share_states,
         share_persister,
+        share,
         producer_ids: ProducerIds::default(),
         verifier: Verifier::default(),
         turns: Turns::default(),

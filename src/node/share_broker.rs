@@ -11,7 +11,7 @@ use crate::{
         ShareStates,
         share_persister_driver::Persister,
         share_ports::{ShareBroker, ShareCoordinator},
-        share_settings::ShareSettings,
+        share_settings::ShareSettings as StateSettings,
     },
     node::{
         boot::World,
@@ -21,6 +21,10 @@ use crate::{
     record::{Codec, Compression},
     replica::table::ReplicaTable,
     server::api::metadata,
+    share::{
+        SharePartitions,
+        settings::{GroupSettings, ShareSettings},
+    },
 };
 
 impl ShareBroker for LateBroker {
@@ -64,7 +68,7 @@ pub(super) fn start(
 ) -> (ShareStates, Arc<Persister>) {
     let s = &config.share_coordinator;
     let codec = u8::try_from(s.codec).ok().and_then(|id| Codec::from_id(id).ok());
-    let settings = ShareSettings {
+    let settings = StateSettings {
         updates_per_snapshot: s.updates_per_snapshot,
         write_timeout_ms: i64::from(s.write_timeout_ms),
         prune_interval_ms: i64::from(s.prune_interval_ms),
@@ -79,4 +83,23 @@ pub(super) fn start(
     let timeout = Duration::from_millis(timeout);
     let persister = Persister::start(states.clone(), broker.clone(), timeout);
     (states, Arc::new(persister))
+}
+
+/// Share partitions, on the leaders of the partitions they lie over.
+pub(super) fn serve(
+    config: &ServerConfig,
+    world: &World,
+    replicas: &Arc<ReplicaTable>,
+    persister: Arc<Persister>,
+    broker: &Arc<LateBroker>,
+) -> SharePartitions {
+    let (replicas, clock) = (Arc::clone(replicas), Arc::clone(&world.clock));
+    let (sessions, _) = (2000, config);
+    SharePartitions::start(replicas, persister, broker.clone(), clock, sessions)
+}
+
+impl GroupSettings for LateBroker {
+    fn of(&self, _group: &str) -> ShareSettings {
+        ShareSettings::default()
+    }
 }

@@ -14,6 +14,7 @@ pub(crate) mod partitions;
 pub(crate) mod produce;
 mod produce_txn;
 pub(crate) mod quorum;
+pub(crate) mod share_fetch;
 pub(crate) mod share_state;
 pub(crate) mod topics;
 pub(crate) mod txn;
@@ -180,6 +181,8 @@ pub(crate) static ROWS: &[Row] = &[
         key: ApiKey::DescribeTopicPartitions,
         run: at_once!(metadata::describe_topic_partitions),
     },
+    Row { key: ApiKey::ShareFetch, run: by_itself!(share_fetch::share_fetch) },
+    Row { key: ApiKey::ShareAcknowledge, run: by_itself!(share_fetch::share_acknowledge) },
     Row { key: ApiKey::AddRaftVoter, run: in_time!(Admin, quorum::add_raft_voter) },
     Row { key: ApiKey::RemoveRaftVoter, run: in_time!(Admin, quorum::remove_raft_voter) },
     Row { key: ApiKey::UpdateRaftVoter, run: in_time!(Controller, quorum::update_raft_voter) },
