@@ -594,11 +594,14 @@ public final class Scenarios {
     }
 
     /** Polls until `values` have come, all for the `times`th time, and says `type` of each. */
-    static void shared(KafkaShareConsumer<byte[], byte[]> c, List<String> values, int times,
-            Function<Integer, AcknowledgeType> type, long seconds) throws InterruptedException {
+    static List<ConsumerRecord<byte[], byte[]>> shared(KafkaShareConsumer<byte[], byte[]> c,
+            List<String> values, int times, Function<Integer, AcknowledgeType> type, long seconds)
+            throws InterruptedException {
+        List<ConsumerRecord<byte[], byte[]>> all = new ArrayList<>();
         List<String> got = new ArrayList<>();
         until("records " + values, seconds, () -> {
             for (var r : c.poll(Duration.ofMillis(200))) {
+                all.add(r);
                 got.add(new String(r.value(), StandardCharsets.UTF_8));
                 equal(r.deliveryCount().map(Short::intValue).orElse(-1), times, "deliveries of " + r.offset());
                 AcknowledgeType said = type.apply(Integer.valueOf(got.get(got.size() - 1)));
@@ -607,6 +610,7 @@ public final class Scenarios {
             return got.size() >= values.size();
         });
         equal(got, values, "records");
+        return all;
     }
 
     static boolean accepted(KafkaShareConsumer<byte[], byte[]> c) {
@@ -624,21 +628,21 @@ public final class Scenarios {
             .all().get();
         produce(records(topic, numbers(0, 12)));
         var first = sharer(topic);
-        shared(first, numbers(0, 12), 1, i -> i < 6 ? AcknowledgeType.ACCEPT
+        var mine = shared(first, numbers(0, 12), 1, i -> i < 6 ? AcknowledgeType.ACCEPT
             : i < 8 ? AcknowledgeType.RELEASE : i < 10 ? AcknowledgeType.REJECT : AcknowledgeType.RENEW, 30);
         equal(first.acquisitionLockTimeoutMs().orElse(-1), 15000, "time of the locks");
         equal(accepted(first), true, "acknowledgements");
         // What was released goes to another; what was renewed does not.
         var second = sharer(topic);
-        shared(second, numbers(6, 8), 2, i -> null, 30);
+        var held = shared(second, numbers(6, 8), 2, i -> null, 30);
         var described = admin.describeShareGroups(List.of(topic)).all().get().get(topic);
         equal(described.groupState() + " " + described.members().size(), "Stable 2", "group");
         // Its lock ends, and the first gets the records once more; then its word does not count.
-        for (int i = 10; i < 12; i++) first.acknowledge(topic, 0, i, AcknowledgeType.ACCEPT);
+        for (var r : mine.subList(10, 12)) first.acknowledge(r, AcknowledgeType.ACCEPT);
         equal(accepted(first), true, "what was renewed");
         shared(first, numbers(6, 8), 3, i -> AcknowledgeType.ACCEPT, 40);
         equal(accepted(first), true, "what came back");
-        for (int i = 6; i < 8; i++) second.acknowledge(topic, 0, i, AcknowledgeType.ACCEPT);
+        for (var r : held) second.acknowledge(r, AcknowledgeType.ACCEPT);
         var late = second.commitSync().values().stream().flatMap(java.util.Optional::stream)
             .map(Object::getClass).toList();
         equal(late, List.of(InvalidRecordStateException.class), "of a lock that ended");
