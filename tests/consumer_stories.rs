@@ -339,6 +339,7 @@ impl Story {
                 return format!("classic {group} generation {generation} members [{all}]");
             }
             Record::Consumer(record) => record,
+            Record::Share(record) => return format!("share group {}", record.group),
         };
         let gone = || "gone".to_owned();
         match &record.change {

@@ -261,6 +261,7 @@ impl Story {
             },
             Record::Group { group, value: None } => format!("group {group} gone"),
             Record::Consumer(record) => format!("consumer group {}", record.group),
+            Record::Share(record) => format!("share group {}", record.group),
             Record::Group { group, value: Some(v) } => {
                 let members = v.members.iter().map(|m| {
                     let share = String::from_utf8_lossy(&m.assignment).into_owned();

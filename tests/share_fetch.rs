@@ -340,7 +340,8 @@ async fn a_fetch_waits_for_records_new_ones_or_such_as_come_back() {
     assert_eq!(second, [(0, 4, 2)]);
     // A member that leaves gives back what it does not speak of.
     let mut c = node.member("c").await;
-    let leaving = ShareFetchRequest { share_session_epoch: -1, ..b.request(topic, &[(0, 1, &[1])]) };
+    let leaving =
+        ShareFetchRequest { share_session_epoch: -1, ..b.request(topic, &[(0, 1, &[1])]) };
     let (third, answer) = tokio::join!(c.fetch(topic, 10), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         b.raw.ask(&leaving, 1).await
@@ -362,8 +363,14 @@ async fn sessions_and_requests_are_checked() {
     let not_found = ErrorCode::ShareSessionNotFound;
     for (bad, code) in [
         (ShareFetchRequest { group_id: None, ..first.clone() }, ErrorCode::InvalidRequest),
-        (ShareFetchRequest { member_id: Some(String::new()), ..first.clone() }, ErrorCode::InvalidRequest),
-        (ShareFetchRequest { member_id: Some("x".repeat(37)), ..first.clone() }, ErrorCode::InvalidRequest),
+        (
+            ShareFetchRequest { member_id: Some(String::new()), ..first.clone() },
+            ErrorCode::InvalidRequest,
+        ),
+        (
+            ShareFetchRequest { member_id: Some("x".repeat(37)), ..first.clone() },
+            ErrorCode::InvalidRequest,
+        ),
         (ShareFetchRequest { share_session_epoch: 1, ..first.clone() }, not_found),
         (ShareFetchRequest { share_session_epoch: -1, ..first.clone() }, not_found),
         (ShareFetchRequest { is_renew_ack: true, ..first.clone() }, ErrorCode::InvalidRequest),
@@ -459,19 +466,16 @@ async fn groups_that_read_committed_get_nothing_of_aborted_transactions() {
     assert_eq!(done.responses[0].error_code, ErrorCode::None);
     for (n, commits) in [(0, true), (1, false), (2, true)] {
         let id = format!("t{n}");
-        let InitProducerIdResponse { producer_id, producer_epoch, .. } = init(&mut a.raw, &id).await;
+        let InitProducerIdResponse { producer_id, producer_epoch, .. } =
+            init(&mut a.raw, &id).await;
         let batch = Batch::of(5, 9, n).by(producer_id, producer_epoch, 0).in_txn();
         a.raw.append_as("orders", batch, Some(&id)).await;
         if n == 2 {
             let mut other = node.member("b").await;
             assert_eq!(other.fetch(topic, 100).await, [(0, 5, 1), (11, 11, 1)], "not what is open");
         }
-        let end = EndTxnRequest {
-            transactional_id: id,
-            producer_id,
-            producer_epoch,
-            committed: commits,
-        };
+        let end =
+            EndTxnRequest { transactional_id: id, producer_id, producer_epoch, committed: commits };
         assert_eq!(a.raw.ask(&end, 4).await.error_code, ErrorCode::None);
     }
     let mut all = Vec::new();

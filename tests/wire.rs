@@ -11,7 +11,7 @@ use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
         cluster, configs, consumer_groups, fetch, group_offsets, groups, metadata, offsets,
-        partitions, produce, quorum, share_fetch, share_state, topics, txn, versions,
+        partitions, produce, quorum, share_fetch, share_groups, share_state, topics, txn, versions,
     },
     frame::{self, ApiKey},
     sample::{Sample, Source, Visitor, every_request},
@@ -25,6 +25,8 @@ const OURS_ALONE: &[(&str, i16)] = &[
     ("AddRaftVoterResponse", 1),
     ("DescribeLogDirsRequest", 5),
     ("DescribeLogDirsResponse", 5),
+    ("DescribeShareGroupOffsetsRequest", 1),
+    ("DescribeShareGroupOffsetsResponse", 1),
     ("ListOffsetsRequest", 11),
     ("ListOffsetsResponse", 11),
     ("OffsetCommitRequest", 10),
@@ -203,6 +205,11 @@ agree! {
     quorum UpdateRaftVoterRequest UpdateRaftVoterResponse;
     share_fetch ShareAcknowledgeRequest ShareAcknowledgeResponse;
     share_fetch ShareFetchRequest ShareFetchResponse;
+    share_groups AlterShareGroupOffsetsRequest AlterShareGroupOffsetsResponse;
+    share_groups DeleteShareGroupOffsetsRequest DeleteShareGroupOffsetsResponse;
+    share_groups DescribeShareGroupOffsetsRequest DescribeShareGroupOffsetsResponse;
+    share_groups ShareGroupDescribeRequest ShareGroupDescribeResponse;
+    share_groups ShareGroupHeartbeatRequest ShareGroupHeartbeatResponse;
     share_state DeleteShareGroupStateRequest DeleteShareGroupStateResponse;
     share_state InitializeShareGroupStateRequest InitializeShareGroupStateResponse;
     share_state ReadShareGroupStateRequest ReadShareGroupStateResponse;

@@ -235,7 +235,7 @@ def groups(boot, topic):
 
 
 def share_groups(boot, topic):
-    """kafka-console-share-consumer and kafka-share-groups; and Kafka's reading of our share state."""
+    """kafka-console-share-consumer and kafka-share-groups."""
     to, group = ["--bootstrap-server", boot], f"{topic}-share"
     create(boot, topic)
     produce(boot, topic, range(10))
@@ -268,8 +268,6 @@ def share_groups(boot, topic):
     tool("share-groups", *to, *reset, "--execute")
     equal([(r["START-OFFSET"], r["LAG"]) for r in row()], [("0", "10")], "after the reset")
     equal(read(10), [str(i) for i in range(10)], "all once more")
-    written = internal(boot, "__share_group_state", "group.share.ShareGroupStateMessageFormatter")
-    check(any(group in line for line in written), "share state:", written[:3])
     tool("share-groups", *to, "--delete-offsets", "--group", group, "--topic", topic)
     equal(row(), [], "rows without offsets")
     tool("share-groups", *to, "--delete", "--group", group)

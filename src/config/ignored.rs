@@ -21,7 +21,7 @@ const ONE_FORMAT: &str = "Kafka 4 has one record format, version 2";
 const CLIENT: &str = "it is a key of clients, not of servers";
 const NO_TIERS: &str = "tiered storage is not built yet";
 const NO_JMX: &str = "there are no Java metrics reporters here";
-const NO_SHARE: &str = "share groups are not built yet";
+const OWN_SHARE: &str = "share partitions are initialized again at once, and assigned in place";
 const NO_STREAMS: &str = "streams groups are not built yet";
 const NO_PROVIDERS: &str = "values are not looked up through providers";
 const NO_MECHANISM: &str = "this SASL mechanism is not built yet";
@@ -84,11 +84,13 @@ const ROWS: &[Row] = &[
     Row("rsm.config.*", NO_TIERS, None),
     Row("rlmm.config.*", NO_TIERS, None),
     Row("follower.fetch.last.tiered.offset.enable", NO_TIERS, None),
-    Row("group.share.*", NO_SHARE, None),
     Row("share.coordinator.threads", TUNING, None),
     Row("share.coordinator.append.linger.ms", TUNING, None),
     Row("share.coordinator.cached.buffer.max.bytes", TUNING, None),
-    Row("share.*", NO_SHARE, None),
+    Row("group.share.assignor.offload.enable", OWN_SHARE, None),
+    Row("group.share.initialize.retry.interval.ms", OWN_SHARE, None),
+    Row("group.share.persister.class.name", "Java classes are not loaded", None),
+    Row("share.fetch.purgatory.purge.interval.requests", TUNING, None),
     Row("group.streams.*", NO_STREAMS, None),
     Row("config.providers*", NO_PROVIDERS, None),
     Row("security.providers", "there are no Java security providers here", None),

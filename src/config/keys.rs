@@ -7,7 +7,7 @@
 
 use super::{
     keys_group, keys_log, keys_own, keys_replica, keys_security, keys_server, keys_share,
-    keys_topic,
+    keys_share_groups, keys_topic,
 };
 
 /// The type of a value (`ConfigDef.Type`).
@@ -227,6 +227,7 @@ pub(super) const SERVER: &[(&str, &[Key])] = &[
     ("Logs", keys_log::KEYS),
     ("Replication, elections and quotas", keys_replica::KEYS),
     ("Groups, offsets, transactions and producers", keys_group::KEYS),
+    ("Share groups", keys_share_groups::KEYS),
     ("Share coordinators", keys_share::KEYS),
     ("Security", keys_security::KEYS),
     ("Vltava's own", keys_own::KEYS),

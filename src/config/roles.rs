@@ -416,6 +416,38 @@ fn check_groups(config: &ServerConfig, out: &mut Collector<'_>) {
         "group.consumer.heartbeat.interval.ms",
         || format!("must be less than group.consumer.session.timeout.ms ({session})"),
     );
+    check_share_groups(config, out);
+}
+
+/// `GroupCoordinatorConfig` and `ShareGroupConfig.validate`.
+fn check_share_groups(config: &ServerConfig, out: &mut Collector<'_>) {
+    let share = &config.share;
+    out.require(share.assignors.len() == 1, "group.share.assignors", || {
+        "must name one assignor".to_owned()
+    });
+    for what in [
+        "session.timeout.ms",
+        "heartbeat.interval.ms",
+        "assignment.interval.ms",
+        "record.lock.duration.ms",
+        "delivery.count.limit",
+        "partition.max.record.locks",
+    ] {
+        let number = |infix: &str| config.layers.number(&format!("group.share.{infix}{what}"));
+        let (least, most) = (number("min."), number("max."));
+        let key = format!("group.share.{what}");
+        out.require((least..=most).contains(&number("")), &key, || {
+            format!("must lie between its minimum ({least}) and its maximum ({most})")
+        });
+    }
+    let session = share.session_timeout_ms;
+    out.require(share.heartbeat_interval_ms < session, "group.share.heartbeat.interval.ms", || {
+        format!("must be less than group.share.session.timeout.ms ({session})")
+    });
+    let size = share.max_size;
+    out.require(share.max_sessions >= size, "group.share.max.share.sessions", || {
+        format!("must be at least group.share.max.size ({size})")
+    });
 }
 
 /// What is worth telling once at boot though nothing is wrong.

@@ -202,6 +202,24 @@ section! {
 }
 
 section! {
+    /// Membership of share groups (KIP-932). How records are delivered, `ShareGroupSettings` tells.
+    ShareConfig {
+        session_timeout_ms: i32 = int "group.share.session.timeout.ms",
+        min_session_timeout_ms: i32 = int "group.share.min.session.timeout.ms",
+        max_session_timeout_ms: i32 = int "group.share.max.session.timeout.ms",
+        heartbeat_interval_ms: i32 = int "group.share.heartbeat.interval.ms",
+        min_heartbeat_interval_ms: i32 = int "group.share.min.heartbeat.interval.ms",
+        max_heartbeat_interval_ms: i32 = int "group.share.max.heartbeat.interval.ms",
+        assignment_interval_ms: i32 = int "group.share.assignment.interval.ms",
+        min_assignment_interval_ms: i32 = int "group.share.min.assignment.interval.ms",
+        max_assignment_interval_ms: i32 = int "group.share.max.assignment.interval.ms",
+        max_size: usize = count "group.share.max.size",
+        assignors: Vec<String> = list "group.share.assignors",
+        max_sessions: usize = count "group.share.max.share.sessions",
+    }
+}
+
+section! {
     /// Transactions.
     TransactionConfig {
         max_timeout_ms: i32 = int "transaction.max.timeout.ms",

@@ -10,7 +10,7 @@ use super::{
     roles::{self, Collector},
     sections::{
         ClusterConfig, GroupConfig, LoggingConfig, LogsConfig, NetConfig, QuorumConfig,
-        ReplicaConfig, ShareCoordinatorConfig, TransactionConfig,
+        ReplicaConfig, ShareConfig, ShareCoordinatorConfig, TransactionConfig,
     },
     topic::TopicConfig,
 };
@@ -87,6 +87,8 @@ pub struct ServerConfig {
     pub replica: ReplicaConfig,
     /// Groups and offsets.
     pub group: GroupConfig,
+    /// Membership of share groups.
+    pub share: ShareConfig,
     /// Transactions.
     pub transaction: TransactionConfig,
     /// Share coordinators.
@@ -217,6 +219,7 @@ impl ServerConfig {
             logs: LogsConfig::read(&layers),
             replica: ReplicaConfig::read(&layers),
             group: GroupConfig::read(&layers),
+            share: ShareConfig::read(&layers),
             transaction: TransactionConfig::read(&layers),
             share_coordinator: ShareCoordinatorConfig::read(&layers),
             logging: LoggingConfig::read(&layers),
@@ -461,6 +464,10 @@ mod tests {
             ("log.cleaner.max.compaction.lag.ms=1\nlog.cleaner.min.compaction.lag.ms=2", "max"),
             ("group.consumer.session.timeout.ms=1", "(45000) and its maximum (60000)"),
             ("group.coordinator.rebalance.protocols=consumer", "must contain classic"),
+            ("group.share.assignors=", "one assignor"),
+            ("group.share.heartbeat.interval.ms=15001", "its maximum (15000)"),
+            ("group.share.delivery.count.limit=10\ngroup.share.max.delivery.count.limit=9", "(9)"),
+            ("group.share.max.share.sessions=199", "group.share.max.size (200)"),
             ("cordoned.log.dirs=/x", "/x is not in log.dirs"),
             ("max.connections.per.ip.overrides=a", "not of the form host:count"),
         ] {

@@ -8,6 +8,11 @@ use bytes::Bytes;
 
 use super::{
     calls_consumer::{ConsumerHeartbeatCall, ConsumerHeartbeatReply, Rebalance, Regexes},
+    calls_share_groups::{
+        AlterShareOffsetsCall, AlterShareOffsetsReply, DeleteShareOffsetsCall,
+        DeleteShareOffsetsReply, ShareDeletions, ShareHeartbeatCall, ShareHeartbeatReply,
+        ShareInitialization,
+    },
     records::Record,
 };
 use crate::{
@@ -59,6 +64,16 @@ pub enum Call {
     TxnCommit(TxnCommitCall),
     /// WriteTxnMarkers, for this partition.
     EndTxn(EndTxnCall),
+    /// ShareGroupHeartbeat.
+    ShareHeartbeat(Box<ShareHeartbeatCall>),
+    /// AlterShareGroupOffsets; answered when the share coordinators have done it.
+    AlterShareOffsets(AlterShareOffsetsCall),
+    /// DeleteShareGroupOffsets, before the share coordinators are asked.
+    DeleteShareOffsets(DeleteShareOffsetsCall),
+    /// The share coordinators have forgotten these topics of a group.
+    ShareOffsetsDeleted(Arc<str>, Vec<Uuid>),
+    /// DeleteGroups, before the share coordinators are asked.
+    BeginShareDeletions(Vec<Arc<str>>),
 }
 
 /// One protocol a member offers, with what it says about itself under it.
@@ -307,6 +322,16 @@ pub enum Reply {
     TopicsDeleted(ErrorCode),
     /// To [`Call::EndTxn`].
     EndTxn(ErrorCode),
+    /// To [`Call::ShareHeartbeat`].
+    ShareHeartbeat(ShareHeartbeatReply),
+    /// To [`Call::AlterShareOffsets`].
+    AlterShareOffsets(AlterShareOffsetsReply),
+    /// To [`Call::DeleteShareOffsets`].
+    DeleteShareOffsets(DeleteShareOffsetsReply),
+    /// To [`Call::ShareOffsetsDeleted`].
+    ShareOffsetsDeleted(ErrorCode),
+    /// To [`Call::BeginShareDeletions`].
+    ShareDeletions(ShareDeletions),
 }
 
 /// The answer to JoinGroup.
@@ -450,7 +475,7 @@ pub struct ListedGroup {
     pub protocol_type: Arc<str>,
     /// As Kafka spells it, such as `PreparingRebalance`.
     pub state: &'static str,
-    /// `classic` or `consumer`.
+    /// `classic`, `consumer` or `share`.
     pub group_type: &'static str,
 }
 
@@ -523,6 +548,9 @@ pub enum Effect {
         /// The metadata to look in.
         image: Arc<Image>,
     },
+    /// Have the share coordinators set these partitions anew, and tell the shard by
+    /// `Shard::shares_initialized`, at any time.
+    InitializeShares(ShareInitialization),
     /// For the log of the broker: a group rebalances, and why.
     Rebalance(Rebalance),
 }

@@ -203,16 +203,26 @@ impl ConsumerGroups {
     /// Forgets a group; tells whether there was one.
     pub(super) fn remove(&mut self, id: &Arc<str>) -> bool {
         let Some(group) = self.groups.remove(id) else { return false };
-        self.index(id, &group.topics, &SubscribedTopics::new());
-        self.timers.cancel_group(id);
-        self.refresh.remove(id);
+        self.forget(id, &group.topics);
         self.resolving.remove(id);
-        self.rebalances.remove(id);
         true
     }
 
+    /// Forgets what is kept beside a group that reads `topics`.
+    pub(super) fn forget(&mut self, id: &Arc<str>, topics: &SubscribedTopics) {
+        self.index(id, topics, &SubscribedTopics::new());
+        self.timers.cancel_group(id);
+        self.refresh.remove(id);
+        self.rebalances.remove(id);
+    }
+
     /// Keeps the index by topic: the cost is that of what differs.
-    fn index(&mut self, id: &Arc<str>, before: &SubscribedTopics, after: &SubscribedTopics) {
+    pub(super) fn index(
+        &mut self,
+        id: &Arc<str>,
+        before: &SubscribedTopics,
+        after: &SubscribedTopics,
+    ) {
         if before.ptr_eq(after) {
             return;
         }
@@ -227,6 +237,11 @@ impl ConsumerGroups {
         for topic in after.keys().filter(|t| !before.contains_key(*t)) {
             self.by_topic.entry(topic.clone()).or_default().insert(id.clone());
         }
+    }
+
+    /// The groups that read a topic.
+    pub(super) fn readers_of(&self, topic: &str) -> impl Iterator<Item = &Arc<str>> {
+        self.by_topic.get(topic).into_iter().flatten()
     }
 
     // Metadata.
@@ -247,10 +262,9 @@ impl ConsumerGroups {
     }
 
     /// Whether a group has to compare its topics with the metadata.
-    pub(super) fn must_refresh(&self, group: &ConsumerGroup, now: Now) -> bool {
-        self.refresh
-            .get(&group.id)
-            .is_none_or(|(at, epoch)| now.wall_ms >= *at || group.epoch < *epoch)
+    pub(super) fn must_refresh(&self, group: &str, epoch: i32, now: Now) -> bool {
+        let next = self.refresh.get(group);
+        next.is_none_or(|(at, then)| now.wall_ms >= *at || epoch < *then)
     }
 
     pub(super) fn refreshed(&mut self, group: &Arc<str>, epoch: i32, now: Now) {
@@ -279,7 +293,7 @@ impl ConsumerGroups {
 
     // Settings, of the group itself or of the broker.
 
-    fn setting(&self, group: &str, key: &str, or: i32, min: i32, max: i32) -> i32 {
+    pub(super) fn setting(&self, group: &str, key: &str, or: i32, min: i32, max: i32) -> i32 {
         let resource = ConfigResource { kind: ResourceType::Group, name: group.into() };
         let own = self.image.configs().value(&resource, key);
         match own.and_then(|v| v.trim().parse::<i32>().ok()) {
@@ -308,11 +322,15 @@ impl ConsumerGroups {
     pub(super) fn assignment_interval_ms(&self, group: &str, settings: &Settings) -> i32 {
         let s = &settings.consumer;
         let (min, max) = (s.min_assignment_interval_ms, s.max_assignment_interval_ms);
-        // The one of these keys that may change for all brokers while they run.
-        let all = ConfigResource::all_brokers();
-        let dynamic = self.image.configs().value(&all, "group.consumer.assignment.interval.ms");
-        let or = dynamic.and_then(|v| v.trim().parse().ok()).unwrap_or(s.assignment_interval_ms);
+        let key = "group.consumer.assignment.interval.ms";
+        let or = self.dynamic(key, s.assignment_interval_ms);
         self.setting(group, "consumer.assignment.interval.ms", or, min, max)
+    }
+
+    /// A key that may change for all brokers while they run.
+    pub(super) fn dynamic(&self, key: &str, or: i32) -> i32 {
+        let dynamic = self.image.configs().value(&ConfigResource::all_brokers(), key);
+        dynamic.and_then(|v| v.trim().parse().ok()).unwrap_or(or)
     }
 
     // Timers.
@@ -370,11 +388,11 @@ impl ConsumerGroups {
         turn.out.push(Effect::Rebalance(rebalance));
     }
 
-    /// Forgets what is kept of groups that never came to be.
-    pub(super) fn forget_strangers(&mut self) {
+    /// Forgets what is kept of groups that never came to be, and are no share groups.
+    pub(super) fn forget_strangers(&mut self, is_share: impl Fn(&str) -> bool) {
         let groups = &self.groups;
-        self.refresh.retain(|id, _| groups.contains_key(id));
-        self.rebalances.retain(|id, _| groups.contains_key(id));
+        self.refresh.retain(|id, _| groups.contains_key(id) || is_share(id));
+        self.rebalances.retain(|id, _| groups.contains_key(id) || is_share(id));
     }
 
     /// The last rebalances of a group, the latest last.

@@ -232,7 +232,7 @@ impl ConsumerRecord {
 }
 
 /// A writer behind the version that opens every value.
-fn value_writer() -> Writer {
+pub(super) fn value_writer() -> Writer {
     let mut out = Writer::default();
     out.i16(0);
     out
@@ -274,28 +274,28 @@ impl GroupEpoch {
 }
 
 impl TargetEpoch {
-    fn encode(&self) -> Bytes {
+    pub(super) fn encode(&self) -> Bytes {
         let mut out = value_writer();
         out.i32(self.epoch);
         tag_i64(&mut out, self.timestamp_ms);
         out.done()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let mut value = Reader::flexible_value(bytes)?;
         let epoch = value.i32("assignmentEpoch")?;
         Ok(Self { epoch, timestamp_ms: read_tag_i64(&mut value, "assignmentTimestamp")? })
     }
 }
 
-fn encode_names(out: &mut Writer, names: &BTreeSet<Arc<str>>) {
+pub(super) fn encode_names(out: &mut Writer, names: &BTreeSet<Arc<str>>) {
     out.compact_length(names.len());
     for name in names {
         out.compact_string(name);
     }
 }
 
-fn decode_names(value: &mut Reader<'_>) -> Result<BTreeSet<Arc<str>>, RecordError> {
+pub(super) fn decode_names(value: &mut Reader<'_>) -> Result<BTreeSet<Arc<str>>, RecordError> {
     Ok(value.list("topics", |v| v.string("topic"))?.into_iter().collect())
 }
 
@@ -378,7 +378,7 @@ impl ClassicMember {
     }
 }
 
-fn encode_target(partitions: &Partitions) -> Bytes {
+pub(super) fn encode_target(partitions: &Partitions) -> Bytes {
     let mut out = value_writer();
     out.compact_length(partitions.len());
     for (topic, partitions) in partitions {
@@ -393,7 +393,7 @@ fn encode_target(partitions: &Partitions) -> Bytes {
     out.done()
 }
 
-fn decode_target(bytes: &[u8]) -> Result<Partitions, RecordError> {
+pub(super) fn decode_target(bytes: &[u8]) -> Result<Partitions, RecordError> {
     let mut value = Reader::flexible_value(bytes)?;
     let topics = value.list("topicPartitions", |v| {
         let topic = v.uuid("topicId")?;

@@ -4,13 +4,14 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use futures::future::join_all;
 use tokio::{
     runtime::Handle,
     sync::{Notify, oneshot, watch},
@@ -20,9 +21,11 @@ use super::{
     batches::{Replay, ReplayError, encode, encode_in_txn},
     calls::{Call, Effect, Reply},
     calls_consumer::{ChangedTopics, Rebalance},
+    calls_share_groups::ShareInitialization,
     ports::OffsetsLog,
     settings::Settings,
     shard::Shard,
+    share_persister::{ShareKey, SharePersister},
     table::{Role, SharedSlot, Slot, Table, partition_for},
     topic_regex,
 };
@@ -57,6 +60,8 @@ struct Inner {
     image: ArcSwap<Image>,
     /// Partitions of `__consumer_offsets`.
     partitions: AtomicI32,
+    /// The way to the share coordinators.
+    persister: OnceLock<Arc<dyn SharePersister>>,
     /// When the timer will wake, as [`Mono`].
     wakes_at: AtomicU64,
     /// Wakes the timer early.
@@ -84,6 +89,7 @@ impl Coordinators {
             entropy,
             image: ArcSwap::default(),
             partitions: AtomicI32::new(settings.partitions),
+            persister: OnceLock::new(),
             settings: Arc::new(settings),
             runtime: runtime.clone(),
             wakes_at: AtomicU64::new(Mono::NEVER.0),
@@ -100,6 +106,21 @@ impl Coordinators {
         for (partition, _) in self.inner.table.all() {
             self.resigned(partition, None);
         }
+    }
+
+    /// The way to the share coordinators; told once, before the first election. Until then share
+    /// groups cannot have partitions initialized.
+    pub fn set_share_persister(&self, persister: Arc<dyn SharePersister>) {
+        // Told again, the first stays.
+        let _ = self.inner.persister.set(persister);
+    }
+
+    /// The way to the share coordinators.
+    ///
+    /// # Errors
+    /// `CoordinatorNotAvailable` while there is none.
+    pub fn share_persister(&self) -> Result<&Arc<dyn SharePersister>, ErrorCode> {
+        self.inner.persister.get().ok_or(ErrorCode::CoordinatorNotAvailable)
     }
 
     /// How many partitions `__consumer_offsets` has. Called before the elections of its partitions.
@@ -262,6 +283,10 @@ impl Inner {
                         self.resolve(partition, shared, effect);
                         continue;
                     }
+                    Effect::InitializeShares(asked) => {
+                        self.initialize_shares(partition, shared, asked);
+                        continue;
+                    }
                     Effect::Rebalance(why) => {
                         log_rebalance(&why);
                         continue;
@@ -319,6 +344,42 @@ impl Inner {
                 shard.regexes_resolved(&group, &member, resolved, now, out);
             });
         });
+    }
+}
+
+impl Inner {
+    /// Asks the share coordinators beside everything else.
+    fn initialize_shares(
+        self: &Arc<Self>,
+        partition: PartitionId,
+        shared: &SharedSlot<Waiter>,
+        asked: ShareInitialization,
+    ) {
+        let (inner, shared) = (self.clone(), shared.clone());
+        self.runtime.spawn(async move {
+            let codes = inner.initialize(&asked).await;
+            if let Some(error) = codes.iter().find(|c| **c != ErrorCode::None) {
+                let (group, error) = (&*asked.group, error.name());
+                tracing::warn!(group, error, "share partitions are not initialized");
+            }
+            let mut slot = shared.lock();
+            inner.step(partition, &shared, &mut slot, |shard, now, out| {
+                shard.shares_initialized(asked.id, codes, now, out);
+            });
+        });
+    }
+
+    async fn initialize(&self, asked: &ShareInitialization) -> Vec<ErrorCode> {
+        let Some(persister) = self.persister.get() else {
+            return vec![ErrorCode::CoordinatorNotAvailable; asked.offsets.len()];
+        };
+        let each = asked.offsets.iter().map(|(topic, partition, offset)| {
+            let group = asked.group.clone();
+            let key = ShareKey { group, topic: *topic, partition: *partition };
+            persister.initialize(key, asked.state_epoch, *offset)
+        });
+        let done = join_all(each).await.into_iter();
+        done.map(|done| done.err().unwrap_or(ErrorCode::None)).collect()
     }
 }
 

@@ -417,7 +417,11 @@ fn subtract(counts: &mut OrdMap<Arc<str>, usize>, name: Option<&Arc<str>>) {
     }
 }
 
-fn change(topics: &mut SubscribedTopics, topic: &Arc<str>, f: impl FnOnce(&mut SubscriptionCount)) {
+pub(super) fn change(
+    topics: &mut SubscribedTopics,
+    topic: &Arc<str>,
+    f: impl FnOnce(&mut SubscriptionCount),
+) {
     let count = topics.entry(topic.clone()).or_default();
     f(count);
     if *count == SubscriptionCount::default() {

@@ -315,7 +315,14 @@ impl Shard {
     pub(super) fn consumer_deadlines(&mut self, turn: &mut Turn<'_>) {
         // All of a group at once: each decision counts on the records of the one before.
         let mut over: BTreeMap<Arc<str>, Vec<(Arc<str>, Timer)>> = BTreeMap::new();
+        let mut of_shares: BTreeMap<Arc<str>, BTreeSet<Arc<str>>> = BTreeMap::new();
         while let Some((id, member_id, timer, epoch)) = self.consumers.timers.pop(turn.now.mono) {
+            if self.shares.get(&id).is_some_and(|g| g.members.contains_key(&member_id)) {
+                let at = turn.now.mono.after_ms(RETRY_MS);
+                self.consumers.timers.start(&id, &member_id, timer, at, epoch);
+                of_shares.entry(id).or_default().insert(member_id);
+                continue;
+            }
             let group = self.consumers.get(&id);
             let Some(member) = group.and_then(|g| g.members.get(&member_id)) else { continue };
             if timer != Timer::Rebalance || member.epoch == epoch {
@@ -324,6 +331,9 @@ impl Shard {
                 self.consumers.timers.start(&id, &member_id, timer, at, epoch);
                 over.entry(id).or_default().push((member_id, timer));
             }
+        }
+        for (id, members) in of_shares {
+            self.share_sessions_expired(&id, &members, turn);
         }
         for (id, members) in over {
             let Some(group) = self.consumers.get(&id).cloned() else { continue };

@@ -167,7 +167,7 @@ impl Shard {
     ) -> i32 {
         let Joining { group, member, updated } = joining;
         let mut epoch = group.epoch;
-        if bump || self.consumers.must_refresh(group, turn.now) {
+        if bump || self.consumers.must_refresh(&group.id, group.epoch, turn.now) {
             let metadata_hash = self.consumers.metadata_hash(&group.topics_with(member, updated));
             if bump || metadata_hash != group.metadata_hash {
                 epoch += 1;

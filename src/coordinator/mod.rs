@@ -1,6 +1,6 @@
-//! Groups, classic ones and consumer groups (KIP-848), and committed offsets, kept in
-//! `__consumer_offsets`; transactions, kept in `__transaction_state`; the state of share partitions
-//! (KIP-932), kept in `__share_group_state`.
+//! Groups, classic ones, consumer groups (KIP-848) and share groups (KIP-932), and committed offsets,
+//! kept in `__consumer_offsets`; transactions, kept in `__transaction_state`; the state of share
+//! partitions, kept in `__share_group_state`.
 //!
 //! One partition of that topic is one [`shard::Shard`]: a pure machine that takes [`calls::Call`]s
 //! and deadlines and gives [`calls::Effect`]s. `table` holds the shards this broker leads, behind
@@ -21,6 +21,7 @@ mod assignor_uniform;
 mod batches;
 pub mod calls;
 pub mod calls_consumer;
+pub mod calls_share_groups;
 mod codec;
 mod consumer_groups;
 mod consumer_member;
@@ -46,20 +47,27 @@ pub mod ports;
 pub mod records;
 mod requests_consumer_driver;
 mod requests_driver;
+mod requests_share_groups_driver;
 pub mod settings;
 pub mod shard;
 mod shard_consumer;
 mod shard_delete;
 mod shards_driver;
+mod share_assignor;
 mod share_batches;
 pub mod share_calls;
 pub mod share_driver;
+mod share_group;
+pub mod share_group_records;
+mod share_groups;
+mod share_heartbeat;
 pub mod share_persister;
 pub mod share_persister_driver;
 pub mod share_ports;
 pub mod share_records;
 pub mod share_settings;
 mod share_shard;
+mod share_state;
 mod table;
 pub mod topic_regex;
 pub mod transactions_driver;
@@ -67,6 +75,7 @@ mod translate;
 mod translate_consumer;
 mod translate_offsets;
 mod translate_share;
+mod translate_share_groups;
 mod translate_txn;
 mod turn;
 mod txn;
@@ -81,7 +90,7 @@ pub mod txn_shard;
 pub use calls::Client;
 pub use driver::Coordinators;
 pub use ports::{Appended, Bounds, Chunk, OffsetsLog, TopicNames};
-pub use settings::{ConsumerSettings, MigrationPolicy, Settings};
+pub use settings::{ConsumerSettings, MigrationPolicy, Settings, ShareMemberSettings};
 pub use share_driver::ShareStates;
 pub use share_persister::SharePersister;
 pub use table::partition_for;

@@ -1,6 +1,6 @@
 //! The records of `__consumer_offsets` (`OffsetCommit{Key,Value}.json`, `GroupMetadata{Key,
 //! Value}.json`): keys of types 0 to 2, values of versions 0 to 4, byte for byte Kafka's. Those of
-//! consumer groups stand in `consumer_records`. Pure.
+//! consumer groups stand in `consumer_records`, of share groups in `share_group_records`. Pure.
 //!
 //! Decoding never allocates more than the bytes at hand, and a key of a type that is not known here
 //! (other kinds of groups) is told apart from a damaged one.
@@ -13,6 +13,7 @@ pub use super::codec::RecordError;
 use super::{
     codec::{Reader, Writer},
     consumer_records::ConsumerRecord,
+    share_group_records::ShareRecord,
 };
 use crate::base::{PartitionId, Uuid};
 
@@ -39,6 +40,8 @@ pub enum Record {
     },
     /// A part of a consumer group (KIP-848).
     Consumer(ConsumerRecord),
+    /// A part of a share group (KIP-932).
+    Share(ShareRecord),
 }
 
 /// A committed offset (`OffsetCommitValue`).
@@ -112,6 +115,7 @@ impl Record {
         match self {
             Self::Offset { group, .. } | Self::Group { group, .. } => group,
             Self::Consumer(record) => &record.group,
+            Self::Share(record) => &record.group,
         }
     }
 
@@ -124,6 +128,7 @@ impl Record {
             }
             Self::Group { group, .. } => group.len(),
             Self::Consumer(record) => record.len_about(),
+            Self::Share(record) => record.len_about(),
         }
     }
 
@@ -149,6 +154,7 @@ impl Record {
                 Ok((key.done(), value))
             }
             Self::Consumer(record) => record.encode(),
+            Self::Share(record) => record.encode(),
         }
     }
 
@@ -170,6 +176,7 @@ impl Record {
                 group: key.string("group")?,
                 value: value.map(GroupMetadata::decode).transpose()?,
             },
+            10..=15 => return Ok(ShareRecord::decode(kind, &mut key, value)?.map(Self::Share)),
             _ => return Ok(ConsumerRecord::decode(kind, &mut key, value)?.map(Self::Consumer)),
         };
         Ok(Some(record))

@@ -217,10 +217,12 @@ impl Coordinators {
             }
         }
         let asked = by_partition.into_iter().map(|(partition, groups)| async move {
+            let (groups, mut refused) = self.forget_share_groups(partition, groups).await;
             let asked = self.ask_partition(partition, Call::DeleteGroups(groups.clone())).await;
-            expect!(asked, DeleteGroups, |error| {
-                groups.into_iter().map(|g| (g, error)).collect()
-            })
+            refused.extend(expect!(asked, DeleteGroups, |error| {
+                groups.into_iter().map(|g| (g, error)).collect::<Vec<_>>()
+            }));
+            refused
         });
         let results = join_all(asked).await.into_iter().flatten();
         let result = |(group, error_code): (Arc<str>, ErrorCode)| DeletableGroupResult {

@@ -25,6 +25,8 @@ pub struct Settings {
     pub load_buffer_bytes: usize,
     /// Consumer groups (KIP-848).
     pub consumer: ConsumerSettings,
+    /// Share groups (KIP-932).
+    pub share: ShareMemberSettings,
     /// `offsets.topic.num.partitions`, until the topic exists and tells its own count.
     pub partitions: i32,
 }
@@ -43,6 +45,7 @@ impl Default for Settings {
             load_buffer_bytes: 5_242_880,
             partitions: 50,
             consumer: ConsumerSettings::default(),
+            share: ShareMemberSettings::default(),
         }
     }
 }
@@ -130,6 +133,49 @@ impl Default for ConsumerSettings {
             assignors: vec![Assignor::Uniform, Assignor::Range],
             migration_policy: MigrationPolicy::Bidirectional,
             regex_refresh_interval_ms: 600_000,
+        }
+    }
+}
+
+/// The keys `group.share.*` about membership; times in milliseconds. What a group may set for itself
+/// stays within the bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShareMemberSettings {
+    /// `group.share.session.timeout.ms`.
+    pub session_timeout_ms: i32,
+    /// `group.share.min.session.timeout.ms`.
+    pub min_session_timeout_ms: i32,
+    /// `group.share.max.session.timeout.ms`.
+    pub max_session_timeout_ms: i32,
+    /// `group.share.heartbeat.interval.ms`.
+    pub heartbeat_interval_ms: i32,
+    /// `group.share.min.heartbeat.interval.ms`.
+    pub min_heartbeat_interval_ms: i32,
+    /// `group.share.max.heartbeat.interval.ms`.
+    pub max_heartbeat_interval_ms: i32,
+    /// `group.share.assignment.interval.ms`: between two targets of a group.
+    pub assignment_interval_ms: i32,
+    /// `group.share.min.assignment.interval.ms`.
+    pub min_assignment_interval_ms: i32,
+    /// `group.share.max.assignment.interval.ms`.
+    pub max_assignment_interval_ms: i32,
+    /// `group.share.max.size`: members of one group.
+    pub max_size: usize,
+}
+
+impl Default for ShareMemberSettings {
+    fn default() -> Self {
+        Self {
+            session_timeout_ms: 45_000,
+            min_session_timeout_ms: 45_000,
+            max_session_timeout_ms: 60_000,
+            heartbeat_interval_ms: 5_000,
+            min_heartbeat_interval_ms: 5_000,
+            max_heartbeat_interval_ms: 15_000,
+            assignment_interval_ms: 1_000,
+            min_assignment_interval_ms: 0,
+            max_assignment_interval_ms: 15_000,
+            max_size: 200,
         }
     }
 }

@@ -12,8 +12,8 @@ use std::{
 
 use super::{
     calls::{
-        Call, CommitCall, CommitReply, DescribedGroup, Effect, FetchCall, FetchReply, JoinCall,
-        JoinReply, LeaveCall, LeaveReply, ListedGroup, Reply, SyncReply, Ticket, Token,
+        Call, CommitCall, CommitReply, Effect, FetchCall, FetchReply, JoinCall, JoinReply,
+        LeaveCall, LeaveReply, ListedGroup, Reply, SyncReply, Ticket, Token,
     },
     consumer_groups::{self, ConsumerGroups, Groups},
     group_classic::ClassicGroup,
@@ -22,6 +22,7 @@ use super::{
     ports::Appended,
     records::{GroupMetadata, Record},
     settings::Settings,
+    share_groups::{self, ShareGroups},
     turn::{Then, Turn, append_error, in_batches},
 };
 use crate::base::{ErrorCode, Mono, Now, Offset};
@@ -32,6 +33,7 @@ pub struct Shard {
     pub(super) settings: Arc<Settings>,
     pub(super) groups: BTreeMap<Arc<str>, ClassicGroup>,
     pub(super) consumers: ConsumerGroups,
+    pub(super) shares: ShareGroups,
     /// Consumer groups that become classic ones when their records are written, and whether these
     /// then rebalance.
     pub(super) converting: BTreeMap<Arc<str>, (ClassicGroup, bool)>,
@@ -65,6 +67,8 @@ pub(super) struct Pending {
     before: Offsets,
     /// The consumer groups before it.
     pub(super) groups_before: Groups,
+    /// The share groups before it.
+    pub(super) shares_before: share_groups::Groups,
     /// When `then` and `reads` fail.
     pub(super) deadline: Mono,
     then: Then,
@@ -80,6 +84,7 @@ impl Shard {
             settings,
             groups: BTreeMap::new(),
             consumers: ConsumerGroups::new(),
+            shares: ShareGroups::default(),
             converting: BTreeMap::new(),
             offsets: Offsets::default(),
             txns: TxnOffsets::default(),
@@ -133,6 +138,7 @@ impl Shard {
                 shard.arm(&id);
             }
             shard.consumers_loaded(turn);
+            shard.shares_loaded(turn);
         });
     }
 
@@ -140,6 +146,9 @@ impl Shard {
 
     /// Takes a call. Its reply is an effect of this or of a later step, and names `token`.
     pub fn handle(&mut self, token: Token, call: Call, now: Now, out: &mut Vec<Effect>) {
+        if let Some(reply) = self.refused_by_share_group(&call) {
+            return out.push(Effect::Reply { token, reply });
+        }
         self.turn(now, out, |shard, turn| match call {
             Call::ConsumerHeartbeat(call) => shard.consumer_heartbeat(token, &call, turn),
             call if shard.is_for_consumers(&call) => shard.consumer_call(token, &call, turn),
@@ -165,10 +174,12 @@ impl Shard {
             Call::TopicsDeleted(topics) => {
                 let mut records = shard.offsets.delete_topics(&topics);
                 shard.txns.delete_topics(&topics, &mut records);
+                shard.share_topics_deleted(&topics, &mut records);
                 finish(records, token, Reply::TopicsDeleted(ErrorCode::None), turn);
             }
             Call::TxnCommit(call) => shard.txn_commit(token, &call, turn),
             Call::EndTxn(call) => shard.end_txn(token, call, turn),
+            call => shard.share_call(token, call, turn),
         });
     }
 
@@ -176,27 +187,17 @@ impl Shard {
     pub fn list(&self, keep: impl Fn(&ListedGroup) -> bool) -> Vec<ListedGroup> {
         let classic = self.groups.values().map(ClassicGroup::list);
         let all = classic.chain(consumer_groups::list(self.committed_consumers()));
+        let all = all.chain(self.list_shares());
         all.filter(|g| keep(g)).collect()
-    }
-
-    /// One group in full.
-    #[must_use]
-    pub fn describe(&self, group: &Arc<str>) -> DescribedGroup {
-        let unknown = || DescribedGroup {
-            group: group.clone(),
-            found: false,
-            state: "Dead",
-            protocol_type: Arc::default(),
-            protocol: Arc::default(),
-            members: Vec::new(),
-        };
-        self.groups.get(group).map_or_else(unknown, ClassicGroup::describe)
     }
 
     /// Groups, and offsets of all of them, for the log of the broker.
     #[must_use]
     pub fn size(&self) -> (usize, usize) {
-        (self.groups.len() + self.consumers.groups.len(), self.offsets.len())
+        (
+            self.groups.len() + self.consumers.groups.len() + self.shares.groups.len(),
+            self.offsets.len(),
+        )
     }
 
     // Appends.
@@ -264,15 +265,14 @@ impl Shard {
     }
 
     fn push_pending(&mut self, last_offset: Offset, deadline: Mono, then: Then) {
-        let (before, groups_before) = (self.offsets.clone(), self.consumers.groups.clone());
-        let reads = Vec::new();
         self.pending.push_back(Pending {
             last_offset,
-            before,
-            groups_before,
+            before: self.offsets.clone(),
+            groups_before: self.consumers.groups.clone(),
+            shares_before: self.shares.groups.clone(),
             deadline,
             then,
-            reads,
+            reads: Vec::new(),
         });
     }
 
@@ -332,6 +332,9 @@ impl Shard {
                 }
                 return;
             }
+            Then::Initialize(id, reply) => {
+                return self.initialization_recorded(id, reply, result, turn);
+            }
             Then::Created { ref group, .. } | Then::Assigned { ref group, .. } => group.clone(),
             Then::Replaced(ref replaced) => replaced.group.clone(),
         };
@@ -365,6 +368,7 @@ impl Shard {
             }
             Record::Group { value: Some(_), .. } => {}
             Record::Consumer(record) => self.apply_consumer(record, now),
+            Record::Share(record) => self.apply_share(record),
             // Offsets never stand without a group.
             Record::Group { group, value: None } if self.has_offsets(group) => {
                 self.groups.insert(group.clone(), ClassicGroup::new(group.clone(), now));
@@ -448,10 +452,12 @@ impl Shard {
         let asked: Vec<_> = asked.chain(self.txns.take_waiting()).collect();
         let waiting = written.into_iter().flat_map(|p| [p.then, Then::Replies(p.reads)]);
         for then in waiting.chain(asked) {
-            if let Then::Replies(replies) = then {
-                self.settle(Then::Replies(replies), Err(error), &mut turn);
+            if let Then::Replies(_) | Then::Initialize(..) = then {
+                self.settle(then, Err(error), &mut turn);
             }
         }
+        let waiters = self.take_share_waiters();
+        self.settle(Then::Replies(waiters), Err(error), &mut turn);
     }
 }
 

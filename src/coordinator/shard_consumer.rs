@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    calls::{Call, Effect, Reply, Token},
+    calls::{Call, DescribedGroup, Effect, Reply, Token},
     calls_consumer::{ChangedTopics, DescribedConsumerGroup, Rebalance, ResolvedRegexes},
     consumer_groups::{self, Groups, Timer},
     consumer_member::MemberState,
@@ -55,6 +55,7 @@ impl Shard {
     /// or settings of groups change.
     pub fn metadata_changed(&mut self, image: Arc<Image>, changed: &ChangedTopics) {
         self.consumers.metadata_changed(image, changed);
+        self.shares_metadata_changed(changed);
     }
 
     /// The driver's answer to [`Effect::ResolveRegexes`].
@@ -80,6 +81,20 @@ impl Shard {
         let default = self.settings.consumer.default_assignor().name();
         let found = self.committed_consumers().get(group)?;
         Some(consumer_groups::describe(found, default))
+    }
+
+    /// One classic group in full; others are as if they were not there.
+    #[must_use]
+    pub fn describe(&self, group: &Arc<str>) -> DescribedGroup {
+        let unknown = || DescribedGroup {
+            group: group.clone(),
+            found: false,
+            state: "Dead",
+            protocol_type: Arc::default(),
+            protocol: Arc::default(),
+            members: Vec::new(),
+        };
+        self.groups.get(group).map_or_else(unknown, ClassicGroup::describe)
     }
 
     /// Why a consumer group rebalanced the last times, the latest last.
@@ -127,7 +142,7 @@ impl Shard {
         records: &mut Vec<Record>,
     ) -> ErrorCode {
         match self.consumers.get(id) {
-            None => ErrorCode::GroupIdNotFound,
+            None => self.delete_share_group(id, records),
             Some(group) if !group.is_empty() => ErrorCode::NonEmptyGroup,
             Some(group) => {
                 self.offsets.delete_group(id, records);
@@ -157,7 +172,8 @@ impl Shard {
                 records.extend(group.tombstones(None));
             }
         }
-        self.consumers.forget_strangers();
+        let shares = &self.shares;
+        self.consumers.forget_strangers(|id| shares.has(id));
     }
 
     /// Answers when all that was written before is committed: the reply may tell of it.

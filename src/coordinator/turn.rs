@@ -13,6 +13,7 @@ use super::{
         Reply, SyncReply, Token,
     },
     calls_consumer::ConsumerHeartbeatReply,
+    calls_share_groups::{AlterShareOffsetsReply, DeleteShareOffsetsReply, ShareHeartbeatReply},
     records::Record,
     settings::Settings,
 };
@@ -51,6 +52,9 @@ pub(super) enum Then {
     Nothing,
     /// These answers, or the error in their stead.
     Replies(Vec<(Token, Reply)>),
+    /// The share coordinators can be asked to carry out the work of this number, and a heartbeat be
+    /// answered.
+    Initialize(u64, Option<(Token, Reply)>),
     /// The record of a new group; `token` is the JoinGroup that made it.
     Created { group: Arc<str>, token: Token },
     /// The leader's assignment of a generation.
@@ -99,6 +103,19 @@ impl Reply {
             }
             Self::TopicsDeleted(_) => Self::TopicsDeleted(error),
             Self::EndTxn(_) => Self::EndTxn(error),
+            Self::ShareHeartbeat(_) => {
+                Self::ShareHeartbeat(ShareHeartbeatReply::error(error, None))
+            }
+            Self::AlterShareOffsets(_) => {
+                Self::AlterShareOffsets(AlterShareOffsetsReply::error(error, None))
+            }
+            Self::DeleteShareOffsets(_) => {
+                Self::DeleteShareOffsets(DeleteShareOffsetsReply::error(error, None))
+            }
+            Self::ShareOffsetsDeleted(_) => Self::ShareOffsetsDeleted(error),
+            Self::ShareDeletions(groups) => Self::ShareDeletions(
+                groups.into_iter().map(|(group, _)| (group, Err(error))).collect(),
+            ),
         }
     }
 }

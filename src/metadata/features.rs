@@ -17,6 +17,8 @@ pub const ELR_VERSION: &str = "eligible.leader.replicas.version";
 pub const TRANSACTION_VERSION: &str = "transaction.version";
 /// The feature of the new group protocol (KIP-848).
 pub const GROUP_VERSION: &str = "group.version";
+/// The feature of share groups (KIP-932).
+pub const SHARE_VERSION: &str = "share.version";
 
 /// The oldest metadata version that this build can work with: 3.3-IV3.
 pub const METADATA_VERSION_MIN: i16 = 7;
@@ -146,10 +148,10 @@ pub const FEATURES: &[Feature] = &[
         served_max: 1,
     },
     Feature {
-        name: "share.version",
+        name: SHARE_VERSION,
         levels: &[Level { level: 1, bootstrap: 28, needs: &[] }],
         supported_max: 1,
-        served_max: 0,
+        served_max: 1,
     },
     Feature {
         name: "streams.version",

@@ -14,8 +14,8 @@ use crate::{
     config::{ServerConfig, sections::LogsConfig},
     controller::{BrokerLifecycle, BrokerSettings, BrokerState, ControllerClient},
     coordinator::{
-        ConsumerSettings, MigrationPolicy, Transactions, assignor::Assignor, driver::Coordinators,
-        settings::Settings as GroupSettings, txn_settings::TxnSettings,
+        ConsumerSettings, MigrationPolicy, ShareMemberSettings, Transactions, assignor::Assignor,
+        driver::Coordinators, settings::Settings as GroupSettings, txn_settings::TxnSettings,
     },
     log::FlushDriver,
     metadata::{Delta, Endpoint, Image, ResourceType, Update, features},
@@ -97,6 +97,7 @@ pub(crate) async fn start(
     let (share_states, share_persister) = share_broker::start(config, world, &replicas, &late);
     let groups = Coordinators::start(log, clock, entropy, group_settings(config));
     let transactions = start_transactions(config, world, &replicas, &late);
+    groups.set_share_persister(share_persister.clone());
     let share = share_broker::serve(config, world, &replicas, share_persister.clone(), &late);
     let (misplaced, found) = mpsc::unbounded_channel();
     let to_assign = misplaced.clone();
@@ -248,6 +249,7 @@ fn group_settings(config: &ServerConfig) -> GroupSettings {
         load_buffer_bytes: g.offsets_load_buffer_bytes,
         partitions: g.offsets_partitions,
         consumer: consumer_settings(config),
+        share: share_settings(config),
     }
 }
 
@@ -269,6 +271,22 @@ fn consumer_settings(config: &ServerConfig) -> ConsumerSettings {
         assignors: known.collect(),
         migration_policy: policy.unwrap_or(MigrationPolicy::Bidirectional),
         regex_refresh_interval_ms: i64::from(g.consumer_regex_refresh_interval_ms),
+    }
+}
+
+fn share_settings(config: &ServerConfig) -> ShareMemberSettings {
+    let s = &config.share;
+    ShareMemberSettings {
+        session_timeout_ms: s.session_timeout_ms,
+        min_session_timeout_ms: s.min_session_timeout_ms,
+        max_session_timeout_ms: s.max_session_timeout_ms,
+        heartbeat_interval_ms: s.heartbeat_interval_ms,
+        min_heartbeat_interval_ms: s.min_heartbeat_interval_ms,
+        max_heartbeat_interval_ms: s.max_heartbeat_interval_ms,
+        assignment_interval_ms: s.assignment_interval_ms,
+        min_assignment_interval_ms: s.min_assignment_interval_ms,
+        max_assignment_interval_ms: s.max_assignment_interval_ms,
+        max_size: s.max_size,
     }
 }
 

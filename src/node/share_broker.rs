@@ -6,13 +6,17 @@ use futures::future::{BoxFuture, FutureExt as _};
 
 use crate::{
     base::PartitionId,
-    config::ServerConfig,
+    config::{
+        ServerConfig,
+        share_group::{ShareGroupSettings, ShareReset},
+    },
     coordinator::{
         ShareStates,
         share_persister_driver::Persister,
         share_ports::{ShareBroker, ShareCoordinator},
         share_settings::ShareSettings as StateSettings,
     },
+    metadata::{ConfigResource, ResourceType},
     node::{
         boot::World,
         offsets_log::{ReplicaOffsetsLog, SHARE_STATE_TOPIC},
@@ -20,10 +24,10 @@ use crate::{
     },
     record::{Codec, Compression},
     replica::table::ReplicaTable,
-    server::api::metadata,
+    server::{api::metadata, context},
     share::{
         SharePartitions,
-        settings::{GroupSettings, ShareSettings},
+        settings::{GroupSettings, OffsetReset, ShareSettings},
     },
 };
 
@@ -94,12 +98,29 @@ pub(super) fn serve(
     broker: &Arc<LateBroker>,
 ) -> SharePartitions {
     let (replicas, clock) = (Arc::clone(replicas), Arc::clone(&world.clock));
-    let (sessions, _) = (2000, config);
+    let sessions = config.share.max_sessions;
     SharePartitions::start(replicas, persister, broker.clone(), clock, sessions)
 }
 
 impl GroupSettings for LateBroker {
-    fn of(&self, _group: &str) -> ShareSettings {
-        ShareSettings::default()
+    fn of(&self, group: &str) -> ShareSettings {
+        let Some(broker) = self.get() else { return ShareSettings::default() };
+        let image = broker.image();
+        let resource = ConfigResource { kind: ResourceType::Group, name: group.into() };
+        let own = image.configs().get(&resource).map(|p| context::owned(p)).unwrap_or_default();
+        let layers = context::layers(&broker.settings, broker.node_id, &image);
+        let of_group = ShareGroupSettings::of(&own, &layers);
+        ShareSettings {
+            lock_duration_ms: of_group.record_lock_ms,
+            delivery_count_limit: i16::try_from(of_group.delivery_count_limit).unwrap_or(i16::MAX),
+            max_record_locks: of_group.max_record_locks,
+            read_committed: of_group.read_committed,
+            offset_reset: match of_group.reset {
+                ShareReset::Earliest => OffsetReset::Earliest,
+                ShareReset::Latest => OffsetReset::Latest,
+                ShareReset::ByDuration(ms) => OffsetReset::ByDuration(ms),
+            },
+            renews: of_group.renew,
+        }
     }
 }

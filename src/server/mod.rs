@@ -5,6 +5,7 @@ pub(crate) mod api;
 pub mod context;
 mod controller;
 pub mod dispatch;
+mod end_offsets;
 mod forward;
 pub mod producer_ids;
 pub mod turns;

@@ -148,3 +148,87 @@ pub fn part_of(slices: &[FileSlice], mut skip: usize, mut len: usize) -> Vec<Fil
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{base::ports::File, testing::batches::Batch};
+
+    #[derive(Debug)]
+    struct Bytes(Vec<u8>);
+
+    impl File for Bytes {
+        fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
+            let from = self.0.get(usize::try_from(pos).unwrap()..).unwrap_or_default();
+            let len = from.len().min(buf.len());
+            buf[..len].copy_from_slice(&from[..len]);
+            Ok(len)
+        }
+        fn write_all_at(&self, _: &[&[u8]], _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.0.len() as u64)
+        }
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+        fn sync(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn modified_ms(&self) -> io::Result<i64> {
+            Ok(0)
+        }
+    }
+
+    fn slice(batches: &[Batch], before: usize) -> FileSlice {
+        let mut bytes = vec![0; before];
+        bytes.extend(batches.iter().flat_map(Batch::bytes));
+        let len = bytes.len() - before;
+        FileSlice { file: Arc::new(Bytes(bytes)), pos: before as u64, len }
+    }
+
+    #[test]
+    fn headers_are_read_one_after_the_other_as_far_as_they_are_wanted() {
+        let batches: Vec<_> = (0..50)
+            .map(|n| Batch::of(3, if n % 7 == 0 { 9000 } else { 90 }, 0).at(n * 5, 0))
+            .collect();
+        let (first, second) = batches.split_at(20);
+        let slices = [slice(first, 33), slice(second, 0)];
+        let read = headers(&slices, false, |_| false).unwrap();
+        assert!(read.iter().map(|b| (b.base, b.last)).eq((0..50).map(|n| (n * 5, n * 5 + 2))));
+        assert_eq!(headers(&slices, false, |b| b.base >= 100).unwrap(), read[..20]);
+        let mut short = slices[1].clone();
+        short.len = 5;
+        assert!(headers(&[short], false, |_| false).is_err());
+
+        let (skip, len) = cut(&read, 26, 110);
+        let part = part_of(&slices, skip, len);
+        let part = headers(&part, false, |_| false).unwrap();
+        assert_eq!((part[0].base, part.last().unwrap().base), (25, 110));
+        assert_eq!(part_of(&slices, 0, 0).len(), 0);
+    }
+
+    #[test]
+    fn aborted_batches_end_with_their_marker() {
+        let data = |at, id| Batch::of(2, 9, 0).by(id, 0, 0).in_txn().at(at, 0);
+        let marker = |at, id, commit| Batch::marker(id, 0, commit, 0).at(at, 0);
+        let log = [
+            data(0, 1),
+            data(2, 2),
+            Batch::of(2, 9, 0).by(3, 0, 0).at(4, 0),
+            marker(6, 1, false),
+            data(7, 1),
+            marker(9, 2, false),
+            marker(10, 1, true),
+        ];
+        let read = headers(&[slice(&log, 0)], true, |_| false).unwrap();
+        let txn = |producer_id, first_offset| AbortedTxn { producer_id, first_offset };
+        let all = [txn(2, 2), txn(1, 0)];
+        assert_eq!(aborted(&read, &all), [(0, 1), (2, 3)]);
+        assert_eq!(aborted(&read, &all[..1]), [(2, 3)]);
+        assert_eq!(aborted(&read, &[]), []);
+    }
+}

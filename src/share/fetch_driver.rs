@@ -60,6 +60,8 @@ struct Part {
     /// Whether it was loaded anew for this request, which is done once.
     reloaded: bool,
     slot: Option<Arc<Slot>>,
+    /// Whether so much of what was read is for nobody that the client may as well ask again.
+    fruitless: bool,
     result: Result<Got, ErrorCode>,
 }
 
@@ -82,6 +84,7 @@ impl SharePartitions {
             rang: true,
             reloaded: false,
             slot: None,
+            fruitless: false,
             result: Ok(Got::default()),
         };
         let bell = Bell::new();
@@ -126,7 +129,7 @@ impl ShareFetch {
             }
             self.parts[at].result = result;
         }
-        records > 0 || self.parts.iter().any(|p| p.result.is_err())
+        records > 0 || self.parts.iter().any(|p| p.fruitless || p.result.is_err())
     }
 
     /// Looks again at what rings, until there is something or `wait` is over.
@@ -218,7 +221,7 @@ impl ShareFetch {
 
     /// Reads one partition and acquires what is there. It rings from now on if there is nothing.
     fn acquire(
-        &self,
+        &mut self,
         at: usize,
         limit: Limit,
         settings: &ShareSettings,
@@ -226,8 +229,9 @@ impl ShareFetch {
     ) -> Result<Got, ErrorCode> {
         let Some(slot) = self.parts[at].slot.clone() else { return Ok(Got::default()) };
         let mut state = slot.lock();
-        let mut got = Got::default();
-        for _ in 0..LOOKS_MAX {
+        let (mut got, mut looks) = (Got::default(), 0);
+        while looks < LOOKS_MAX {
+            looks += 1;
             let Role::Active(partition) = &mut state.role else { break };
             if !partition.can_acquire(settings) {
                 break;
@@ -243,13 +247,17 @@ impl ShareFetch {
                 Err(refusal) => return Err(refusal.code),
             }
             if !got.acquired.is_empty() || partition.next_fetch_offset() == from {
+                looks = 0;
                 break;
             }
         }
+        let fruitless = looks == LOOKS_MAX;
         if got.acquired.is_empty() {
             state.waiting.add(&self.bell, id(at));
         }
         self.all.inner.settle(&slot, &mut state);
+        drop(state);
+        self.parts[at].fruitless = fruitless;
         Ok(got)
     }
 

@@ -347,6 +347,14 @@ impl Inner {
         timers.remove(&(state.scheduled, slot.id));
     }
 
+    fn leads(&self, slot: &Slot) -> bool {
+        let replica = self.replicas.by_id(slot.key.topic, slot.key.partition);
+        replica.is_some_and(|replica| {
+            let replica = replica.lock();
+            replica.leads() && replica.leader_epoch() == slot.leader_epoch
+        })
+    }
+
     /// Where a group begins of which nothing is kept (`startOffsetDuringInitialization`).
     fn first_offset(&self, slot: &Slot) -> Result<Offset, ErrorCode> {
         let replica = self.replicas.by_id(slot.key.topic, slot.key.partition);
@@ -389,6 +397,11 @@ fn told_to_members(code: ErrorCode) -> ErrorCode {
 
 /// Asks the share coordinator, once.
 async fn load(inner: Arc<Inner>, slot: Arc<Slot>) {
+    // Whoever lets go of what is led no longer may have come before it stood in the table.
+    if !inner.leads(&slot) {
+        inner.remove(&slot, ErrorCode::NotLeaderOrFollower);
+        return;
+    }
     let read = inner.persister.read(slot.key.clone(), slot.leader_epoch).await;
     let loaded = read.map_err(told_to_members).and_then(|kept| {
         let start = if kept.start_offset < 0 { inner.first_offset(&slot)? } else { -1 };

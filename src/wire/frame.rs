@@ -110,6 +110,8 @@ apis! {
     ConsumerGroupDescribe = 69, 0..=1, Some(0);
     ListConfigResources = 74, 0..=1, Some(0);
     DescribeTopicPartitions = 75, 0..=0, Some(0);
+    ShareGroupHeartbeat = 76, 1..=1, Some(0);
+    ShareGroupDescribe = 77, 1..=1, Some(0);
     ShareFetch = 78, 1..=2, Some(0);
     ShareAcknowledge = 79, 1..=2, Some(0);
     AddRaftVoter = 80, 0..=1, Some(0);
@@ -120,6 +122,9 @@ apis! {
     WriteShareGroupState = 85, 0..=1, Some(0);
     DeleteShareGroupState = 86, 0..=0, Some(0);
     ReadShareGroupStateSummary = 87, 0..=1, Some(0);
+    DescribeShareGroupOffsets = 90, 0..=1, Some(0);
+    AlterShareGroupOffsets = 91, 0..=0, Some(0);
+    DeleteShareGroupOffsets = 92, 0..=0, Some(0);
 }
 
 impl ApiKey {

@@ -181,6 +181,8 @@ every_request! {
     consumer_groups::ConsumerGroupDescribeRequest,
     configs::ListConfigResourcesRequest,
     metadata::DescribeTopicPartitionsRequest,
+    share_groups::ShareGroupHeartbeatRequest,
+    share_groups::ShareGroupDescribeRequest,
     share_fetch::ShareFetchRequest,
     share_fetch::ShareAcknowledgeRequest,
     quorum::AddRaftVoterRequest,
@@ -191,4 +193,7 @@ every_request! {
     share_state::WriteShareGroupStateRequest,
     share_state::DeleteShareGroupStateRequest,
     share_state::ReadShareGroupStateSummaryRequest,
+    share_groups::DescribeShareGroupOffsetsRequest,
+    share_groups::AlterShareGroupOffsetsRequest,
+    share_groups::DeleteShareGroupOffsetsRequest,
 }

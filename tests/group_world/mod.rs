@@ -12,6 +12,7 @@ use vltava::{
         Appended, Settings,
         calls::{Call, Effect, EndTxnCall, Protocol, Reply, Token, TxnWrite},
         calls_consumer::{ChangedTopics, Rebalance, ResolvedRegexes},
+        calls_share_groups::ShareInitialization,
         records::Record,
         shard::Shard,
         topic_regex,
@@ -44,6 +45,8 @@ pub(crate) struct World {
     /// Regular expressions that were looked up, before the shard is told.
     pub(crate) resolved: Vec<(Arc<str>, Arc<str>, ResolvedRegexes)>,
     pub(crate) rebalances: Vec<Rebalance>,
+    /// What the share coordinators are asked.
+    pub(crate) initializations: Vec<ShareInitialization>,
     pub(crate) image: Arc<Image>,
 }
 
@@ -62,6 +65,7 @@ impl World {
             appends: vec![],
             resolved: vec![],
             rebalances: vec![],
+            initializations: vec![],
             image: Arc::default(),
         };
         world.load();
@@ -116,6 +120,7 @@ impl World {
                         self.resolved.push((group, member, resolved));
                     }
                     Effect::Rebalance(why) => self.rebalances.push(why),
+                    Effect::InitializeShares(asked) => self.initializations.push(asked),
                     Effect::Append { ticket, records } => {
                         let records = records.iter().cloned().map(Logged::Plain).collect();
                         let result = self.append(records);

@@ -15,6 +15,7 @@ pub(crate) mod produce;
 mod produce_txn;
 pub(crate) mod quorum;
 pub(crate) mod share_fetch;
+pub(crate) mod share_groups;
 pub(crate) mod share_state;
 pub(crate) mod topics;
 pub(crate) mod txn;
@@ -181,6 +182,8 @@ pub(crate) static ROWS: &[Row] = &[
         key: ApiKey::DescribeTopicPartitions,
         run: at_once!(metadata::describe_topic_partitions),
     },
+    Row { key: ApiKey::ShareGroupHeartbeat, run: in_time!(share_groups::share_group_heartbeat) },
+    Row { key: ApiKey::ShareGroupDescribe, run: at_once!(share_groups::share_group_describe) },
     Row { key: ApiKey::ShareFetch, run: by_itself!(share_fetch::share_fetch) },
     Row { key: ApiKey::ShareAcknowledge, run: by_itself!(share_fetch::share_acknowledge) },
     Row { key: ApiKey::AddRaftVoter, run: in_time!(Admin, quorum::add_raft_voter) },
@@ -191,6 +194,18 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::WriteShareGroupState, run: in_time!(share_state::write) },
     Row { key: ApiKey::DeleteShareGroupState, run: in_time!(share_state::delete) },
     Row { key: ApiKey::ReadShareGroupStateSummary, run: in_time!(share_state::summary) },
+    Row {
+        key: ApiKey::DescribeShareGroupOffsets,
+        run: in_time!(share_groups::describe_share_group_offsets),
+    },
+    Row {
+        key: ApiKey::AlterShareGroupOffsets,
+        run: in_time!(share_groups::alter_share_group_offsets),
+    },
+    Row {
+        key: ApiKey::DeleteShareGroupOffsets,
+        run: in_time!(share_groups::delete_share_group_offsets),
+    },
 ];
 
 /// Topics that brokers keep for themselves (`Topic.java`).

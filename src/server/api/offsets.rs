@@ -103,6 +103,22 @@ fn list_one(
     })
 }
 
+/// The high watermark of a partition that this broker leads.
+///
+/// # Errors
+/// As ListOffsets answers.
+pub(crate) fn latest(
+    broker: &Broker,
+    topic: &str,
+    partition: PartitionId,
+) -> Result<Offset, ErrorCode> {
+    let slot = find(broker, topic, partition)?;
+    let mut partition = slot.lock();
+    partition.check_leader(-1)?;
+    let found = partition.offset_for(-1, Isolation::ReadUncommitted, broker.clock.now());
+    found.map(|found| found.offset).map_err(|refusal| refusal.code)
+}
+
 /// OffsetForLeaderEpoch.
 pub(crate) fn offset_for_leader_epoch(
     broker: &Broker,

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     base::{ErrorCode, Uuid},
-    metadata::Image,
+    metadata::{Image, features::SHARE_VERSION},
     server::{
         api::produce::endpoint,
         context::{Broker, Caller},
@@ -156,10 +156,13 @@ pub(crate) fn share_acknowledge(
 /// `UnsupportedVersion` where share groups are not enabled, `InvalidRequest` without a group or with
 /// a member id that is none.
 fn member_of(
-    _broker: &Broker,
+    broker: &Broker,
     group: Option<&str>,
     member: Option<&str>,
 ) -> Result<SessionKey, ErrorCode> {
+    if broker.image().features().level(SHARE_VERSION) < 1 {
+        return Err(ErrorCode::UnsupportedVersion);
+    }
     let group = group.ok_or(ErrorCode::InvalidRequest)?;
     let is_valid = |id: &&str| !id.is_empty() && id.encode_utf16().count() <= MEMBER_ID_LEN_MAX;
     let member = member.filter(is_valid).ok_or(ErrorCode::InvalidRequest)?;

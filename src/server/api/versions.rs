@@ -66,10 +66,20 @@ pub(crate) fn api_versions(
     }
 }
 
-/// Consumer groups exist once their feature is finalized.
+/// Consumer groups and share groups exist once their features are finalized.
 fn is_on(key: ApiKey, image: &Image) -> bool {
-    let of_feature = matches!(key, ApiKey::ConsumerGroupHeartbeat | ApiKey::ConsumerGroupDescribe);
-    !of_feature || image.features().level(features::GROUP_VERSION) >= 1
+    let feature = match key {
+        ApiKey::ConsumerGroupHeartbeat | ApiKey::ConsumerGroupDescribe => features::GROUP_VERSION,
+        ApiKey::ShareGroupHeartbeat
+        | ApiKey::ShareGroupDescribe
+        | ApiKey::ShareFetch
+        | ApiKey::ShareAcknowledge
+        | ApiKey::DescribeShareGroupOffsets
+        | ApiKey::AlterShareGroupOffsets
+        | ApiKey::DeleteShareGroupOffsets => features::SHARE_VERSION,
+        _ => return true,
+    };
+    image.features().level(feature) >= 1
 }
 
 fn advertised(row: &super::Row) -> ApiVersion {

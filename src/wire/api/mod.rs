@@ -13,6 +13,7 @@ pub mod partitions;
 pub mod produce;
 pub mod quorum;
 pub mod share_fetch;
+pub mod share_groups;
 pub mod share_state;
 pub mod topics;
 pub mod txn;
