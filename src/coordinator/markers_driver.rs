@@ -131,7 +131,7 @@ impl Lanes {
         let mut by_leader: BTreeMap<NodeId, (Arc<str>, u16, BTreeSet<_>)> = BTreeMap::new();
         let (mut gone, mut unled) = (Vec::new(), BTreeSet::new());
         for partition in &piece.markers.partitions {
-            match self.inner.broker.leader_of(partition, as_of) {
+            match self.inner.host.broker.leader_of(partition, as_of) {
                 Leader::At { node, host, port } => {
                     let to = by_leader.entry(node).or_insert_with(|| (host, port, BTreeSet::new()));
                     to.2.insert(partition.clone());
@@ -197,7 +197,7 @@ async fn send(inner: Arc<Inner>, node: NodeId, mut pieces: mpsc::UnboundedReceiv
                 tracing::debug!(node = node.0, %error, "markers were not sent");
                 for piece in pieces {
                     // The receiver is gone when the broker stops.
-                    let _ = inner.markers.send(piece.failed());
+                    let _ = inner.host.markers.send(piece.failed());
                 }
             }
         }
@@ -217,7 +217,7 @@ async fn call(
     let client = match peer.take().filter(|p| p.address() == address) {
         Some(client) => peer.insert(client),
         None => {
-            let ms = u64::try_from(inner.settings.request_timeout_ms).unwrap_or(0).max(1);
+            let ms = u64::try_from(inner.host.settings.request_timeout_ms).unwrap_or(0).max(1);
             let request_timeout = Duration::from_millis(ms);
             let config = PeerConfig { request_timeout, ..PeerConfig::new() };
             peer.insert(PeerClient::connect(host, port, &config).await?)
@@ -310,7 +310,7 @@ fn settle(
             let (id, error) = (&*piece.markers.id, code.name());
             tracing::warn!(id, %topic, partition, error, "a transaction's end is fenced off");
         } else if !again.is_empty() {
-            let _ = inner.markers.send(piece.with(again).failed());
+            let _ = inner.host.markers.send(piece.with(again).failed());
         }
     }
 }

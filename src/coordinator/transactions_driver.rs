@@ -1,26 +1,19 @@
-//! The shell of transactions that waits: it loads shards from the log when this broker is elected,
-//! carries out what they decide, wakes them for their deadlines, and tells them of the high
-//! watermark. May wait; every machine step runs with one slot locked and without waiting.
+//! Transactions that this broker coordinates: what their shards (`txn_shard`) need of the shell
+//! (`shards_driver`), and what they say to `markers_driver`. May wait.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI16, AtomicI32, AtomicI64, AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicI16, AtomicI64, AtomicU64, Ordering},
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::{Notify, mpsc, oneshot, watch},
-};
+use tokio::sync::mpsc;
 
 use super::{
-    batches::ReplayError,
+    machine::Job,
     markers_driver::{self, Piece},
     ports::OffsetsLog,
-    table::{Role, SharedSlot, Slot, Table, partition_for},
-    txn_batches::{TxnReplay, encode},
+    shards_driver::{Host, Shared, Shell},
+    txn_batches::encode,
     txn_calls::{AddCall, At, DescribedTxn, EndCall, InitCall, ListedTxn, Producer},
     txn_calls::{TxnCall, TxnEffect, TxnReply},
     txn_ports::TxnBroker,
@@ -28,13 +21,7 @@ use super::{
     txn_settings::TxnSettings,
     txn_shard::TxnShard,
 };
-use crate::base::{ErrorCode, Mono, Offset, PartitionId, ports::Clock};
-
-type Waiter = oneshot::Sender<TxnReply>;
-type Shared = SharedSlot<Waiter, TxnShard>;
-
-/// The timer looks at the clock at least this often.
-const TIMER_REST_MAX: Duration = Duration::from_secs(60);
+use crate::base::{ErrorCode, Now, Offset, PartitionId, ports::Clock};
 
 /// The transactions this broker coordinates. A cheap handle; clones share everything.
 #[derive(Debug, Clone)]
@@ -42,29 +29,78 @@ pub struct Transactions {
     inner: Arc<Inner>,
 }
 
+pub(super) type Inner = Shell<TxnHost>;
+
 #[derive(Debug)]
-pub(super) struct Inner {
-    table: Table<Waiter, TxnShard>,
-    log: Arc<dyn OffsetsLog>,
+pub(super) struct TxnHost {
     pub(super) broker: Arc<dyn TxnBroker>,
-    clock: Arc<dyn Clock>,
     pub(super) settings: Arc<TxnSettings>,
-    pub(super) runtime: Handle,
-    /// Partitions of `__transaction_state`.
-    partitions: AtomicI32,
     /// The finalized level of `transaction.version`.
     transaction_version: AtomicI16,
     /// How new metadata must be to say that a partition is gone: as the latest election here.
     as_of: AtomicI64,
     /// Shards loaded so far: each counts its endings from its own number on.
     loads: AtomicU64,
-    /// When the timer will wake, as [`Mono`].
-    wakes_at: AtomicU64,
-    /// Wakes the timer early.
-    earlier: Notify,
     /// To the task that writes markers. Holds at most a few pieces for each transaction that ends.
     pub(super) markers: mpsc::UnboundedSender<Piece>,
-    pub(super) stopped: watch::Sender<bool>,
+}
+
+impl Host for TxnHost {
+    type Shard = TxnShard;
+    const KEEPS: &'static str = "transactions";
+
+    fn shard(&self) -> TxnShard {
+        let first_run = self.loads.fetch_add(1, Ordering::AcqRel) << 32;
+        TxnShard::new(Arc::clone(&self.settings), first_run)
+    }
+
+    fn at(&self, now: Now) -> At {
+        At { now, transaction_version: self.transaction_version.load(Ordering::Acquire) }
+    }
+
+    fn job(&self, effect: TxnEffect, at: At) -> Job<TxnShard> {
+        match effect {
+            TxnEffect::Reply { token, reply } => Job::Reply(token, reply),
+            TxnEffect::Append { ticket, records } => {
+                let batch = encode(&records, at.transaction_version, at.now.wall_ms);
+                Job::Append(ticket, batch)
+            }
+            TxnEffect::Mark(_) | TxnEffect::WantProducerId => Job::Own(effect),
+        }
+    }
+
+    fn own(
+        shell: &Arc<Shell<Self>>,
+        (partition, _): (PartitionId, i32),
+        shared: &Shared<Self>,
+        effect: TxnEffect,
+    ) {
+        match effect {
+            // The receiver is gone when the broker stops.
+            TxnEffect::Mark(markers) => {
+                _ = shell.host.markers.send(Piece::new(partition, markers));
+            }
+            TxnEffect::WantProducerId => {
+                let got = get_producer_id(Arc::clone(shell), partition, shared.clone());
+                shell.runtime.spawn(got);
+            }
+            TxnEffect::Reply { .. } | TxnEffect::Append { .. } => {}
+        }
+    }
+
+    fn loaded(&self, shard: &mut TxnShard, at: At, out: &mut Vec<TxnEffect>) {
+        shard.loaded(at, out);
+    }
+
+    fn size(shard: &TxnShard) -> (usize, usize) {
+        shard.size()
+    }
+}
+
+async fn get_producer_id(shell: Arc<Inner>, partition: PartitionId, shared: Shared<TxnHost>) {
+    let got = shell.host.broker.producer_id().await;
+    let mut slot = shared.lock();
+    shell.step(partition, &shared, &mut slot, |shard, at, out| shard.producer_id(got, at, out));
 }
 
 impl Transactions {
@@ -79,82 +115,56 @@ impl Transactions {
         clock: Arc<dyn Clock>,
         settings: TxnSettings,
     ) -> Self {
-        let runtime = Handle::current();
         let (markers, pieces) = mpsc::unbounded_channel();
-        let inner = Arc::new(Inner {
-            table: Table::default(),
-            log,
+        let (partitions, load_buffer_bytes) = (settings.partitions, settings.load_buffer_bytes);
+        let host = TxnHost {
             broker,
-            clock,
-            partitions: AtomicI32::new(settings.partitions),
+            settings: Arc::new(settings),
             transaction_version: AtomicI16::new(0),
             as_of: AtomicI64::new(0),
-            settings: Arc::new(settings),
-            runtime: runtime.clone(),
             loads: AtomicU64::new(0),
-            wakes_at: AtomicU64::new(Mono::NEVER.0),
-            earlier: Notify::new(),
             markers,
-            stopped: watch::Sender::new(false),
-        });
-        runtime.spawn(timer(inner.clone()));
-        runtime.spawn(markers_driver::run(inner.clone(), pieces));
+        };
+        let inner = Shell::start(host, log, clock, partitions, load_buffer_bytes);
+        inner.runtime.spawn(markers_driver::run(Arc::clone(&inner), pieces));
         Self { inner }
     }
 
     /// Leaves all partitions and ends the tasks. Waiting requests get `NotCoordinator`.
     pub fn stop(&self) {
-        self.inner.stopped.send_replace(true);
-        for (partition, _) in self.inner.table.all() {
-            self.resigned(partition, None);
-        }
+        self.inner.stop();
     }
 
     /// How many partitions `__transaction_state` has. Called before the elections of its
     /// partitions.
     pub fn set_partition_count(&self, count: i32) {
-        self.inner.partitions.store(count, Ordering::Release);
+        self.inner.set_partition_count(count);
     }
 
     /// The finalized level of `transaction.version`: how the log is written, and how transactions are
     /// aborted that no client ends.
     pub fn set_transaction_version(&self, level: i16) {
-        self.inner.transaction_version.store(level, Ordering::Release);
+        self.inner.host.transaction_version.store(level, Ordering::Release);
     }
 
     /// This broker leads `partition` since `epoch`, as the metadata record at offset `as_of` or one
     /// before it says: the shard is loaded, and takes calls once it is. Told again, or of a higher
     /// epoch while it leads already, it keeps what it has.
     pub fn elected(&self, partition: PartitionId, epoch: i32, as_of: Offset) {
-        if *self.inner.stopped.borrow() {
-            return;
-        }
-        self.inner.as_of.fetch_max(as_of, Ordering::AcqRel);
-        if let Some(slot) = self.inner.table.elect(partition, epoch) {
-            tracing::debug!(partition, epoch, "loading transactions");
-            self.inner.runtime.spawn(load(self.inner.clone(), partition, slot));
-        }
+        self.inner.host.as_of.fetch_max(as_of, Ordering::AcqRel);
+        self.inner.elected(partition, epoch);
     }
 
     /// This broker does not lead `partition` any more, as of `epoch` (`None`: the partition is
     /// gone). Waiting requests get `NotCoordinator`; markers are written no further.
     pub fn resigned(&self, partition: PartitionId, epoch: Option<i32>) {
-        let Some(slot) = self.inner.table.resign(partition, epoch) else { return };
-        let mut slot = slot.lock();
-        let mut out = Vec::new();
-        if let Role::Active(shard) = std::mem::replace(&mut slot.role, Role::Gone) {
-            shard.unload(&mut out);
-            tracing::debug!(partition, epoch = slot.epoch, "unloaded transactions");
-        }
-        for effect in out {
-            answer(&mut slot, effect);
-        }
+        self.inner.resigned(partition, epoch);
     }
 
     /// The partition of `__transaction_state` that keeps `id`: its leader is the coordinator.
     #[must_use]
     pub fn partition_of(&self, id: &str) -> PartitionId {
-        partition_for(id, self.inner.partitions.load(Ordering::Acquire))
+        self.inner.partition_of(id)
     }
 
     /// InitProducerId with a transactional id.
@@ -163,7 +173,7 @@ impl Transactions {
     /// `InvalidRequest`, `InvalidTransactionTimeout`, `ConcurrentTransactions`, `ProducerFenced`,
     /// `NotCoordinator`, `CoordinatorLoadInProgress`, `CoordinatorNotAvailable`.
     pub async fn init(&self, call: InitCall) -> Result<Producer, ErrorCode> {
-        let valid = 1..=self.inner.settings.max_timeout_ms;
+        let valid = 1..=self.inner.host.settings.max_timeout_ms;
         if !call.id.is_empty() && !valid.contains(&call.timeout_ms) {
             return Err(ErrorCode::InvalidTransactionTimeout);
         }
@@ -203,11 +213,7 @@ impl Transactions {
         if call.id().is_empty() {
             return Err(ErrorCode::InvalidRequest);
         }
-        let partition = self.partition_of(call.id());
-        let slot = self.inner.table.get(partition).ok_or(ErrorCode::NotCoordinator)?;
-        let reply = self.inner.submit(partition, &slot, call)?;
-        drop(slot);
-        reply.await.map_err(|_| ErrorCode::NotCoordinator)
+        self.inner.ask(self.partition_of(call.id()), call).await
     }
 
     /// One transactional id in full.
@@ -218,7 +224,7 @@ impl Transactions {
         if id.is_empty() {
             return Err(ErrorCode::InvalidRequest);
         }
-        let slot = self.inner.table.get(self.partition_of(id)).ok_or(ErrorCode::NotCoordinator)?;
+        let slot = self.inner.slot(self.partition_of(id))?;
         let mut slot = slot.lock();
         slot.shard()?.describe(id).ok_or(ErrorCode::TransactionalIdNotFound)
     }
@@ -230,7 +236,7 @@ impl Transactions {
     /// `CoordinatorLoadInProgress`.
     pub fn list(&self, keep: impl Fn(&ListedTxn) -> bool) -> Result<Vec<ListedTxn>, ErrorCode> {
         let mut found = Vec::new();
-        for (_, slot) in self.inner.table.all() {
+        for (_, slot) in self.inner.all() {
             match slot.lock().shard() {
                 Ok(shard) => found.extend(shard.list(&keep)),
                 // Left between two looks, or unreadable: others may serve it.
@@ -249,88 +255,12 @@ fn producer(reply: Result<TxnReply, ErrorCode>) -> Result<Producer, ErrorCode> {
     }
 }
 
+// For `markers_driver`.
 impl Inner {
-    fn submit(
-        self: &Arc<Self>,
-        partition: PartitionId,
-        shared: &Shared,
-        call: TxnCall,
-    ) -> Result<oneshot::Receiver<TxnReply>, ErrorCode> {
-        let mut slot = shared.lock();
-        slot.shard()?;
-        let (waiter, reply) = oneshot::channel();
-        let token = slot.park(waiter);
-        self.step(partition, shared, &mut slot, |shard, at, out| {
-            shard.handle(token, call, at, out);
-        });
-        Ok(reply)
-    }
-
-    fn at(&self) -> At {
-        let transaction_version = self.transaction_version.load(Ordering::Acquire);
-        At { now: self.clock.now(), transaction_version }
-    }
-
-    /// Runs one step of an active shard and carries out its effects.
-    fn step(
-        self: &Arc<Self>,
-        partition: PartitionId,
-        shared: &Shared,
-        slot: &mut Slot<Waiter, TxnShard>,
-        f: impl FnOnce(&mut TxnShard, At, &mut Vec<TxnEffect>),
-    ) {
-        let at = self.at();
-        let mut out = Vec::new();
-        match slot.shard() {
-            Ok(shard) => f(shard, at, &mut out),
-            Err(_) => return,
-        }
-        while !out.is_empty() {
-            for effect in std::mem::take(&mut out) {
-                match effect {
-                    TxnEffect::Reply { .. } => answer(slot, effect),
-                    TxnEffect::Append { ticket, records } => {
-                        let result = encode(&records, at.transaction_version, at.now.wall_ms)
-                            .and_then(|batch| self.log.append(partition, slot.epoch, batch));
-                        if let Err(error) = result {
-                            let error = error.name();
-                            tracing::warn!(partition, error, "an append was refused");
-                        }
-                        if let Ok(shard) = slot.shard() {
-                            shard.appended(ticket, result, at, &mut out);
-                        }
-                    }
-                    // The receiver is gone when the broker stops.
-                    TxnEffect::Mark(markers) => {
-                        _ = self.markers.send(Piece::new(partition, markers));
-                    }
-                    TxnEffect::WantProducerId => {
-                        self.runtime.spawn(get_producer_id(
-                            self.clone(),
-                            partition,
-                            shared.clone(),
-                        ));
-                    }
-                }
-            }
-        }
-        let Ok(shard) = slot.shard() else { return };
-        let (deadline, uncommitted) = (shard.next_deadline(), shard.first_uncommitted().is_some());
-        if deadline.0 < self.wakes_at.fetch_min(deadline.0, Ordering::AcqRel) {
-            self.earlier.notify_one();
-        }
-        if uncommitted && !slot.watching {
-            slot.watching = true;
-            self.runtime.spawn(watch_commits(self.clone(), partition, shared.clone()));
-        }
-    }
-
-    // For `markers_driver`.
-
     /// The coordinator epoch under which the markers of that ending are to be written; `None` if
     /// they are not wanted any more.
     pub(super) fn marker_epoch(&self, piece: &Piece) -> Option<i32> {
-        let slot = self.table.get(piece.partition)?;
+        let slot = self.slot(piece.partition).ok()?;
         let mut slot = slot.lock();
         let epoch = slot.epoch;
         let shard = slot.shard().ok()?;
@@ -339,7 +269,7 @@ impl Inner {
 
     /// These partitions have the markers of that ending, or need none.
     pub(super) fn marked(self: &Arc<Self>, piece: &Piece, partitions: &[TopicPartition]) {
-        let Some(shared) = self.table.get(piece.partition) else { return };
+        let Ok(shared) = self.slot(piece.partition) else { return };
         let mut slot = shared.lock();
         let (id, run) = (&piece.markers.id, piece.markers.run);
         self.step(piece.partition, &shared, &mut slot, |shard, at, out| {
@@ -349,146 +279,6 @@ impl Inner {
 
     /// How new metadata must be to say that a partition is gone.
     pub(super) fn as_of(&self) -> Offset {
-        self.as_of.load(Ordering::Acquire)
+        self.host.as_of.load(Ordering::Acquire)
     }
-}
-
-fn answer(slot: &mut Slot<Waiter, TxnShard>, effect: TxnEffect) {
-    if let TxnEffect::Reply { token, reply } = effect
-        && let Some(waiter) = slot.unpark(token)
-    {
-        // The client may have gone; the state stands all the same.
-        let _ = waiter.send(reply);
-    }
-}
-
-async fn get_producer_id(inner: Arc<Inner>, partition: PartitionId, shared: Shared) {
-    let got = inner.broker.producer_id().await;
-    let mut slot = shared.lock();
-    inner.step(partition, &shared, &mut slot, |shard, at, out| shard.producer_id(got, at, out));
-}
-
-/// The timer of all shards: sleeps until the earliest deadline of any.
-async fn timer(inner: Arc<Inner>) {
-    let mut stopped = inner.stopped.subscribe();
-    while !*stopped.borrow_and_update() {
-        inner.wakes_at.store(Mono::NEVER.0, Ordering::Release);
-        let now = inner.clock.now().mono;
-        let mut earliest = Mono::NEVER;
-        for (partition, shared) in inner.table.all() {
-            let mut slot = shared.lock();
-            let due = |slot: &mut Slot<_, TxnShard>| {
-                slot.shard().map_or(Mono::NEVER, |shard| shard.next_deadline())
-            };
-            if due(&mut slot) <= now {
-                inner.step(partition, &shared, &mut slot, TxnShard::on_deadline);
-            }
-            earliest = earliest.min(due(&mut slot));
-        }
-        let earliest = earliest.0.min(inner.wakes_at.fetch_min(earliest.0, Ordering::AcqRel));
-        let rest = Mono(earliest).since(inner.clock.now().mono).min(TIMER_REST_MAX);
-        tokio::select! {
-            () = tokio::time::sleep(rest) => {}
-            () = inner.earlier.notified() => {}
-            _ = stopped.changed() => {}
-        }
-    }
-}
-
-/// Tells one shard of the high watermark until nothing of it lies above.
-async fn watch_commits(inner: Arc<Inner>, partition: PartitionId, shared: Shared) {
-    let mut stopped = inner.stopped.subscribe();
-    loop {
-        let (epoch, offset) = {
-            let mut slot = shared.lock();
-            let Some(offset) = slot.shard().ok().and_then(|s| s.first_uncommitted()) else {
-                slot.watching = false;
-                return;
-            };
-            (slot.epoch, offset)
-        };
-        let passed = tokio::select! {
-            passed = inner.log.committed(partition, epoch, offset) => passed,
-            _ = stopped.changed() => return,
-        };
-        let mut slot = shared.lock();
-        match passed {
-            Ok(high_watermark) => inner.step(partition, &shared, &mut slot, |shard, at, out| {
-                shard.committed(high_watermark, at, out);
-            }),
-            // Elected again meanwhile: the new epoch is asked.
-            Err(_) if slot.epoch != epoch => {}
-            Err(error) => {
-                // What was written stays undecided until the resignation or the next append.
-                inner.step(partition, &shared, &mut slot, |shard, _, out| {
-                    shard.commit_lost(error, out);
-                });
-                slot.watching = false;
-                return;
-            }
-        }
-    }
-}
-
-/// Replays the log of a partition and makes its shard active.
-async fn load(inner: Arc<Inner>, partition: PartitionId, shared: Shared) {
-    let began = inner.clock.now().mono;
-    let first_run = inner.loads.fetch_add(1, Ordering::AcqRel) << 32;
-    let mut shard = Box::new(TxnShard::new(inner.settings.clone(), first_run));
-    let loaded = replay(&inner, partition, &shared, &mut shard).await;
-    let mut slot = shared.lock();
-    if !matches!(slot.role, Role::Loading) {
-        return;
-    }
-    match loaded {
-        Ok(replay) => {
-            let (ids, open) = shard.size();
-            let took = inner.clock.now().mono.since(began);
-            let (records, damaged) = (replay.taken, replay.damaged);
-            if let Some(cause) = replay.first_damage {
-                tracing::error!(partition, damaged, %cause, "records cannot be read; passed over");
-            }
-            if records > 0 {
-                tracing::info!(partition, ids, open, records, ?took, "loaded transactions");
-            }
-            slot.role = Role::Active(shard);
-            inner.step(partition, &shared, &mut slot, TxnShard::loaded);
-        }
-        Err(error) => {
-            tracing::error!(partition, %error, "transactions cannot be loaded");
-            slot.role = Role::Failed;
-        }
-    }
-}
-
-async fn replay(
-    inner: &Inner,
-    partition: PartitionId,
-    shared: &Shared,
-    shard: &mut TxnShard,
-) -> Result<TxnReplay, ReplayError> {
-    let epoch = || shared.lock().epoch;
-    let loading = || matches!(shared.lock().role, Role::Loading);
-    let bounds = inner.log.bounds(partition, epoch()).map_err(ReplayError::Log)?;
-    let mut replay = TxnReplay::new(bounds.start);
-    while replay.next < bounds.end && loading() {
-        let bytes = inner.settings.load_buffer_bytes;
-        let read = inner.log.read(partition, epoch(), replay.next, bytes);
-        replay.chunk(&read.await.map_err(ReplayError::Log)?.bytes, shard)?;
-    }
-    // Nothing is told or done of what another leader could still take back.
-    let mut stopped = inner.stopped.subscribe();
-    while bounds.end > bounds.start && loading() {
-        let asked = epoch();
-        let passed = tokio::select! {
-            passed = inner.log.committed(partition, asked, bounds.end - 1) => passed,
-            _ = stopped.changed() => break,
-        };
-        match passed {
-            Ok(_) => break,
-            Err(_) if epoch() != asked => {}
-            Err(error) => return Err(ReplayError::Log(error)),
-        }
-    }
-    Ok(replay)
 }

@@ -1,22 +1,20 @@
-//! Records of `__transaction_state` to and from record batches v2. Pure.
+//! Records of `__transaction_state` to and from record batches v2, and a shard of transactions as its
+//! shell sees it. Pure.
 
 use bytes::Bytes;
 
 use super::{
-    batches::ReplayError,
+    calls::{Ticket, Token},
+    machine::Machine,
+    ports::Appended,
+    txn_calls::{At, TxnCall, TxnEffect, TxnReply},
     txn_records::{RecordError, TxnRecord},
     txn_shard::TxnShard,
 };
 use crate::{
-    base::{ErrorCode, Offset},
-    record::{
-        self, BatchBuilder, BatchError, BatchHeader, Compression, Records, Scratch,
-        batch::{batches, check_crc},
-    },
+    base::{ErrorCode, Mono, Offset},
+    record::{BatchBuilder, Compression},
 };
-
-/// Bytes that one batch may inflate to; what the coordinator writes is not compressed.
-const INFLATED_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// One uncompressed batch of `records`, all stamped `now_ms`. The values are flexible from
 /// `transaction_version` 1 on (KIP-890).
@@ -39,82 +37,57 @@ pub(super) fn encode(
     Ok(batch.finish())
 }
 
-/// Replays the log of a partition into a shard.
-#[derive(Debug)]
-pub(super) struct TxnReplay {
-    /// The offset to read next.
-    pub(super) next: Offset,
-    /// Records taken.
-    pub(super) taken: usize,
-    /// Records that could not be read or are of an unknown kind, and the first reason.
-    pub(super) damaged: usize,
-    pub(super) first_damage: Option<RecordError>,
-    scratch: Scratch,
-}
+impl Machine for TxnShard {
+    type Call = TxnCall;
+    type Reply = TxnReply;
+    type Effect = TxnEffect;
+    type At = At;
 
-impl TxnReplay {
-    /// A replay from offset `start` on.
-    pub(super) fn new(start: Offset) -> Self {
-        Self { next: start, taken: 0, damaged: 0, first_damage: None, scratch: Scratch::default() }
-    }
-
-    /// Replays the whole batches in `bytes`; a last one that is cut short is left for the next
-    /// read.
-    ///
-    /// # Errors
-    /// `Batch`, `Records`; `Empty` if there is not one whole batch.
-    pub(super) fn chunk(&mut self, bytes: &[u8], shard: &mut TxnShard) -> Result<(), ReplayError> {
-        let from = self.next;
-        for batch in batches(bytes) {
-            let (header, batch) = match batch {
-                Ok(found) => found,
-                Err(BatchError::Truncated { .. }) => break,
-                Err(cause) => return Err(ReplayError::Batch { at: self.next, cause }),
-            };
-            let at = header.base_offset;
-            check_crc(&header, batch).map_err(|cause| ReplayError::Batch { at, cause })?;
-            if header.last_offset() >= self.next {
-                let replayed = self.batch(&header, batch, shard);
-                replayed.map_err(|cause| ReplayError::Records { at, cause })?;
-                self.next = header.next_offset();
-            }
-        }
-        match self.next > from {
-            true => Ok(()),
-            false => Err(ReplayError::Empty(from)),
-        }
-    }
-
-    fn batch(
+    fn replay(
         &mut self,
-        header: &BatchHeader,
-        batch: &[u8],
-        shard: &mut TxnShard,
-    ) -> Result<(), record::RecordError> {
-        // Nobody writes here by a transaction.
-        if header.is_control() || header.is_transactional() {
-            return Ok(());
-        }
-        let section =
-            record::records::section(header, batch, INFLATED_BYTES_MAX, &mut self.scratch)?;
-        for record in Records::new(&section, header.records_count) {
-            let record = record?;
-            let offset = header.base_offset.saturating_add(i64::from(record.offset_delta));
-            if offset < self.next {
-                continue;
-            }
-            match TxnRecord::decode(record.key.unwrap_or_default(), record.value) {
-                Ok(Some(record)) => {
-                    self.taken += 1;
-                    shard.replay(record);
-                }
-                Ok(None) => self.damaged += 1,
-                Err(cause) => {
-                    self.damaged += 1;
-                    self.first_damage.get_or_insert(cause);
-                }
-            }
-        }
-        Ok(())
+        _offset: Offset,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<bool, RecordError> {
+        let record = TxnRecord::decode(key, value)?;
+        Ok(record.map(|record| self.replay(record)).is_some())
+    }
+
+    fn handle(&mut self, token: Token, call: TxnCall, at: At, out: &mut Vec<TxnEffect>) {
+        self.handle(token, call, at, out);
+    }
+
+    fn appended(
+        &mut self,
+        ticket: Ticket,
+        result: Result<Appended, ErrorCode>,
+        at: At,
+        out: &mut Vec<TxnEffect>,
+    ) {
+        self.appended(ticket, result, at, out);
+    }
+
+    fn committed(&mut self, high_watermark: Offset, at: At, out: &mut Vec<TxnEffect>) {
+        self.committed(high_watermark, at, out);
+    }
+
+    fn commit_lost(&mut self, error: ErrorCode, out: &mut Vec<TxnEffect>) {
+        self.commit_lost(error, out);
+    }
+
+    fn first_uncommitted(&self) -> Option<Offset> {
+        self.first_uncommitted()
+    }
+
+    fn next_deadline(&self) -> Mono {
+        self.next_deadline()
+    }
+
+    fn on_deadline(&mut self, at: At, out: &mut Vec<TxnEffect>) {
+        self.on_deadline(at, out);
+    }
+
+    fn unload(self, out: &mut Vec<TxnEffect>) {
+        self.unload(out);
     }
 }

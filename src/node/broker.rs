@@ -96,8 +96,8 @@ pub(crate) async fn start(
     let late = Arc::new(LateBroker::default());
     let (share_states, share_persister) = share_broker::start(config, world, &replicas, &late);
     let groups = Coordinators::start(log, clock, entropy, group_settings(config));
-    let transactions = start_transactions(config, world, &replicas, &late);
     groups.set_share_persister(share_persister.clone());
+    let transactions = start_transactions(config, world, &replicas, &late);
     let share = share_broker::serve(config, world, &replicas, share_persister.clone(), &late);
     let (misplaced, found) = mpsc::unbounded_channel();
     let to_assign = misplaced.clone();
