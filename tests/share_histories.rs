@@ -541,7 +541,7 @@ fn random_histories_end_with_all_partitions_read() {
         for (topic, count) in &counts {
             create(&mut w, topic, *count);
         }
-        let dice = Dice(seed * 0x9e37_79b9_7f4a_7c15);
+        let dice = Dice(0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(seed));
         let mut history = History { w, dice, agents: BTreeMap::new(), counts };
         for _ in 0..200 {
             history.step();
