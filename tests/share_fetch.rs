@@ -2,10 +2,12 @@
 //! which records, how often, and what a kill -9, a lost connection or a lock that ends does to them.
 
 use std::{
+    collections::BTreeSet,
     fs,
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -22,6 +24,7 @@ use vltava::{
                 IncrementalAlterableConfig,
             },
             groups::FindCoordinatorRequest,
+            metadata::{MetadataRequest, MetadataRequestTopic},
             offsets::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic},
             produce::{PartitionProduceData, ProduceRequest, TopicProduceData},
             share_fetch::{
@@ -58,36 +61,51 @@ struct Node {
     config: PathBuf,
     port: u16,
     process: Child,
-    _dir: tempfile::TempDir,
+    _dir: Arc<tempfile::TempDir>,
 }
 
 impl Node {
     fn start(extra: &str) -> Self {
-        let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-        let [port, controller] = held.each_ref().map(|l| l.local_addr().unwrap().port());
+        Self::cluster(1, extra).remove(0)
+    }
+
+    /// Nodes that are brokers and controllers; that at `n` has the id `n + 1`.
+    fn cluster(count: usize, extra: &str) -> Vec<Self> {
+        // All are held until all are known, so that none is drawn twice.
+        let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let held: Vec<_> = (0..count * 2).map(|_| bind()).collect();
+        let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
         drop(held);
-        let dir = tempfile::tempdir().unwrap();
-        let config = dir.path().join("server.properties");
-        let text = format!(
-            "process.roles=broker,controller\nnode.id=1\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             controller.listener.names=CONTROLLER\nlog.dirs={at}/data\n\
-             share.coordinator.state.topic.replication.factor=1\n\
-             share.coordinator.state.topic.min.isr=1\n\
-             share.coordinator.state.topic.num.partitions=2\n\
-             transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
-             vltava.log.file={at}/node.log\n{extra}",
-            at = dir.path().display(),
-        );
-        fs::write(&config, text).unwrap();
-        let id = "AAAAAAAAAAAAAAAAAAAABA";
-        let format = ["storage", "format", "-t", id, "-c", config.to_str().unwrap()];
-        assert!(vltava(&format).status().unwrap().success());
-        let process = Self::run(&config);
-        let node = Self { config, port, process, _dir: dir };
-        node.await_listening();
-        node
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let voter = |n: usize| format!("{}@127.0.0.1:{}", n + 1, ports[n * 2]);
+        let voters: Vec<_> = (0..count).map(voter).collect();
+        let start = |n: usize| {
+            let (controller, port) = (ports[n * 2], ports[n * 2 + 1]);
+            let config = dir.path().join(format!("{n}.properties"));
+            let text = format!(
+                "process.roles=broker,controller\nnode.id={}\ncontroller.quorum.voters={}\n\
+                 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+                 controller.listener.names=CONTROLLER\nlog.dirs={at}/data{n}\n\
+                 share.coordinator.state.topic.replication.factor={count}\n\
+                 share.coordinator.state.topic.min.isr={}\n\
+                 share.coordinator.state.topic.num.partitions=2\n\
+                 transaction.state.log.replication.factor={count}\n\
+                 transaction.state.log.min.isr=1\nvltava.log.file={at}/node{n}.log\n{extra}",
+                n + 1,
+                voters.join(","),
+                count.min(2),
+                at = dir.path().display(),
+            );
+            fs::write(&config, text).unwrap();
+            let id = "AAAAAAAAAAAAAAAAAAAABA";
+            let format = ["storage", "format", "-t", id, "-c", config.to_str().unwrap()];
+            assert!(vltava(&format).status().unwrap().success());
+            let process = Self::run(&config);
+            Self { config, port, process, _dir: Arc::clone(&dir) }
+        };
+        let nodes: Vec<_> = (0..count).map(start).collect();
+        nodes.iter().for_each(Self::await_listening);
+        nodes
     }
 
     fn run(config: &Path) -> Child {
@@ -102,9 +120,13 @@ impl Node {
         }
     }
 
-    fn kill_and_restart(&mut self) {
+    fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
+    }
+
+    fn kill_and_restart(&mut self) {
+        self.kill();
         self.process = Self::run(&self.config);
         self.await_listening();
     }
@@ -137,10 +159,14 @@ impl Raw {
 
     /// Creates a topic that the group reads from its start.
     async fn create(&mut self, name: &str) -> Uuid {
+        self.create_with(name, 1).await
+    }
+
+    async fn create_with(&mut self, name: &str, replication_factor: i16) -> Uuid {
         let topic = CreatableTopic {
             name: name.to_owned(),
             num_partitions: 1,
-            replication_factor: 1,
+            replication_factor,
             ..Default::default()
         };
         let request =
@@ -168,6 +194,23 @@ impl Raw {
         let group_id = GROUP.to_owned();
         let request = InitializeShareGroupStateRequest { group_id, topics: vec![topic] };
         self.ask(&request, 0).await.results[0].partitions[0].error_code
+    }
+
+    /// The place of the node that leads the topic's partition, once it is another than `not`.
+    async fn leader(&mut self, topic: &str, not: Option<usize>) -> usize {
+        let named = MetadataRequestTopic { name: Some(topic.to_owned()), ..Default::default() };
+        let request = MetadataRequest { topics: Some(vec![named]), ..Default::default() };
+        let start = Instant::now();
+        loop {
+            let answer = self.ask(&request, 12).await;
+            let partition = answer.topics[0].partitions.first();
+            let leader = partition.and_then(|p| usize::try_from(p.leader_id - 1).ok());
+            match leader.filter(|l| Some(*l) != not) {
+                Some(leader) => return leader,
+                None => assert!(start.elapsed() < PATIENCE, "{answer:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn append(&mut self, topic: &str, batch: Batch) {
@@ -246,6 +289,15 @@ impl Member {
         got(data)
     }
 
+    /// Acquires records until it has the one at `last`; gives their offsets.
+    async fn fetch_up_to(&mut self, topic: Uuid, last: i64) -> BTreeSet<i64> {
+        let mut all = BTreeSet::new();
+        while !all.contains(&last) {
+            all.extend(self.fetch(topic, 100).await.into_iter().flat_map(|(a, b, _)| a..=b));
+        }
+        all
+    }
+
     /// Whether there is nothing to acquire now.
     async fn finds_nothing(&mut self, topic: Uuid) -> bool {
         let request = ShareFetchRequest { max_wait_ms: 100, ..self.request(topic, &[]) };
@@ -321,6 +373,42 @@ async fn members_share_records_and_what_they_say_outlives_the_node() {
 }
 
 #[tokio::test]
+async fn a_share_partition_moves_with_its_leader() {
+    let mut nodes = Node::cluster(3, "");
+    let mut raw = Raw::connect(nodes[0].port).await;
+    let topic = raw.create_with("orders", 3).await;
+    let leader = raw.leader("orders", None).await;
+    let mut a = nodes[leader].member("a").await;
+    a.raw.append("orders", Batch::of(20, 20, 0)).await;
+    assert_eq!(a.fetch(topic, 20).await, [(0, 19, 1)]);
+    assert_eq!(a.say(topic, &[(0, 9, &[ACCEPT]), (10, 14, &[RELEASE])]).await, ErrorCode::None);
+
+    // Another broker says who leads.
+    let other = (leader + 1) % 3;
+    let mut b = nodes[other].member("b").await;
+    let request = b.request(topic, &[]);
+    let answer = b.raw.ask(&request, 2).await;
+    let data = only(&answer);
+    assert_eq!(data.error_code, ErrorCode::NotLeaderOrFollower);
+    assert_eq!(data.current_leader.leader_id, i32::try_from(leader).unwrap() + 1);
+    assert_eq!(answer.node_endpoints[0].port, i32::from(nodes[leader].port));
+
+    nodes[leader].kill();
+    let next = b.raw.leader("orders", Some(leader)).await;
+    let mut c = nodes[next].member("c").await;
+    let (start, mut seen) = (Instant::now(), Vec::new());
+    while seen.iter().map(|(from, to, _)| to - from + 1).sum::<i64>() < 10 {
+        let request = ShareFetchRequest { max_wait_ms: 500, ..c.request(topic, &[]) };
+        let answer = c.raw.ask(&request, 2).await;
+        assert_eq!(answer.error_code, ErrorCode::None);
+        let parts = answer.responses.iter().flat_map(|t| &t.partitions);
+        seen.extend(parts.flat_map(got));
+        assert!(start.elapsed() < PATIENCE, "{answer:?}");
+    }
+    assert_eq!(seen, [(10, 14, 2), (15, 19, 1)], "what was not said anything of counts anew");
+}
+
+#[tokio::test]
 async fn a_fetch_waits_for_records_new_ones_or_such_as_come_back() {
     let node = Node::start("");
     let (mut a, mut b) = (node.member("a").await, node.member("b").await);
@@ -352,7 +440,7 @@ async fn a_fetch_waits_for_records_new_ones_or_such_as_come_back() {
 
 #[tokio::test]
 async fn sessions_and_requests_are_checked() {
-    let node = Node::start("group.share.max.share.sessions=2\n");
+    let node = Node::start("group.share.max.size=2\ngroup.share.max.share.sessions=2\n");
     let mut a = node.member("a").await;
     let topic = a.raw.create("orders").await;
     a.raw.append("orders", Batch::of(4, 9, 0)).await;
@@ -472,17 +560,19 @@ async fn groups_that_read_committed_get_nothing_of_aborted_transactions() {
         a.raw.append_as("orders", batch, Some(&id)).await;
         if n == 2 {
             let mut other = node.member("b").await;
-            assert_eq!(other.fetch(topic, 100).await, [(0, 5, 1), (11, 11, 1)], "not what is open");
+            let seen = other.fetch_up_to(topic, 11).await;
+            assert!(seen.into_iter().eq((0..=5).chain([11])), "nothing aborted, nor what is open");
         }
         let end =
             EndTxnRequest { transactional_id: id, producer_id, producer_epoch, committed: commits };
         assert_eq!(a.raw.ask(&end, 4).await.error_code, ErrorCode::None);
     }
-    let mut all = Vec::new();
-    while all.len() < 3 {
-        all.extend(a.fetch(topic, 100).await);
+    let mut seen = a.fetch_up_to(topic, 17).await;
+    if !seen.contains(&11) {
+        // What the other had comes as its connection is found closed.
+        seen.extend(a.fetch_up_to(topic, 11).await);
     }
-    assert_eq!(all, [(0, 5, 2), (11, 11, 2), (12, 17, 1)]);
+    assert!(seen.into_iter().eq((0..=5).chain(11..=17)));
 }
 
 async fn init(raw: &mut Raw, id: &str) -> InitProducerIdResponse {
