@@ -188,12 +188,16 @@ impl Raw {
             coordinator_keys: vec![format!("{GROUP}:{topic_id}:0")],
             ..Default::default()
         };
-        self.ask(&coordinator, 6).await;
+        let found = self.ask(&coordinator, 6).await.coordinators.remove(0);
+        if found.error_code != ErrorCode::None {
+            return found.error_code;
+        }
+        let mut coordinator = Self::connect(u16::try_from(found.port).unwrap()).await;
         let p = InitializeStatePartition { partition: 0, state_epoch: 1, start_offset: 0 };
         let topic = InitializeStateData { topic_id, partitions: vec![p] };
         let group_id = GROUP.to_owned();
         let request = InitializeShareGroupStateRequest { group_id, topics: vec![topic] };
-        self.ask(&request, 0).await.results[0].partitions[0].error_code
+        coordinator.ask(&request, 0).await.results[0].partitions[0].error_code
     }
 
     /// The place of the node that leads the topic's partition, once it is another than `not`.
@@ -561,7 +565,8 @@ async fn groups_that_read_committed_get_nothing_of_aborted_transactions() {
         if n == 2 {
             let mut other = node.member("b").await;
             let seen = other.fetch_up_to(topic, 11).await;
-            assert!(seen.into_iter().eq((0..=5).chain([11])), "nothing aborted, nor what is open");
+            let expected: BTreeSet<_> = (0..=5).chain([11]).collect();
+            assert_eq!(seen, expected, "nothing aborted, nor what is open");
         }
         let end =
             EndTxnRequest { transactional_id: id, producer_id, producer_epoch, committed: commits };
@@ -572,7 +577,7 @@ async fn groups_that_read_committed_get_nothing_of_aborted_transactions() {
         // What the other had comes as its connection is found closed.
         seen.extend(a.fetch_up_to(topic, 11).await);
     }
-    assert!(seen.into_iter().eq((0..=5).chain(11..=17)));
+    assert_eq!(seen, (0..=5).chain(11..=17).collect());
 }
 
 async fn init(raw: &mut Raw, id: &str) -> InitProducerIdResponse {
