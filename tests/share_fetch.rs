@@ -568,9 +568,15 @@ async fn groups_that_read_committed_get_nothing_of_aborted_transactions() {
             let expected: BTreeSet<_> = (0..=5).chain([11]).collect();
             assert_eq!(seen, expected, "nothing aborted, nor what is open");
         }
-        let end =
-            EndTxnRequest { transactional_id: id, producer_id, producer_epoch, committed: commits };
+        let end = EndTxnRequest {
+            transactional_id: id.clone(),
+            producer_id,
+            producer_epoch,
+            committed: commits,
+        };
         assert_eq!(a.raw.ask(&end, 4).await.error_code, ErrorCode::None);
+        // Done once the marker is in the log.
+        init(&mut a.raw, &id).await;
     }
     let mut seen = a.fetch_up_to(topic, 17).await;
     if !seen.contains(&11) {
