@@ -322,7 +322,7 @@ impl ShareFetch {
             if batch.last < known_to {
                 return false;
             }
-            let from = *new_from.get_or_insert(batch.base.max(known_to));
+            let from = *new_from.get_or_insert_with(|| batch.base.max(known_to));
             batch.base - from >= most
         });
         let batches = batches.map_err(|_| ErrorCode::KafkaStorageError)?;

@@ -186,9 +186,13 @@ impl SharePartitions {
 
     /// The session of a member is over: what it has acquired goes back.
     pub fn end_session(&self, key: &SessionKey) {
-        let ended = self.sessions().end(key);
-        if let Some(ended) = ended {
-            self.inner.release(&ended);
+        let mut sessions = self.sessions();
+        let Some(ended) = sessions.end(key) else { return };
+        let deserted = !sessions.has_group(&key.group);
+        drop(sessions);
+        self.inner.release(&ended);
+        if deserted {
+            self.inner.desert(&key.group);
         }
     }
 
@@ -199,13 +203,7 @@ impl SharePartitions {
             self.inner.release(&ended);
         }
         if let Some(group) = deserted {
-            let group = |key: &ShareKey| key.group == group;
-            let idle = |slot: &Slot| match &slot.lock().role {
-                Role::Active(p) => p.is_written(),
-                Role::Loading | Role::Gone(_) => true,
-            };
-            // What has yet to be written goes when it is.
-            self.inner.remove_if(ErrorCode::NotLeaderOrFollower, group, idle);
+            self.inner.desert(&group);
         }
     }
 }
@@ -287,6 +285,17 @@ impl Inner {
             }
             self.settle(&slot, &mut state);
         }
+    }
+
+    /// Nobody of `group` has a session here any more: what it has goes once it is written, and is
+    /// loaded anew when somebody comes, who may find offsets that were altered meanwhile.
+    fn desert(&self, group: &Arc<str>) {
+        let group = |key: &ShareKey| key.group == *group;
+        let idle = |slot: &Slot| match &slot.lock().role {
+            Role::Active(p) => p.is_written(),
+            Role::Loading | Role::Gone(_) => true,
+        };
+        self.remove_if(ErrorCode::NotLeaderOrFollower, group, idle);
     }
 
     fn remove_where(&self, code: ErrorCode, which: impl Fn(&ShareKey) -> bool) {
