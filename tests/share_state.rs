@@ -301,7 +301,10 @@ fn change(start_offset: Offset, batches: &[StateBatch]) -> ShareWrite {
     }
 }
 
-fn offsets(read: &ReadStatePartitionResult) -> (i32, i64, Vec<(i64, i64, i8, i16)>) {
+/// State epoch, start offset, batches.
+type Read = (i32, i64, Vec<(i64, i64, i8, i16)>);
+
+fn offsets(read: &ReadStatePartitionResult) -> Read {
     let batches = read
         .state_batches
         .iter()

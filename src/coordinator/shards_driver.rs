@@ -177,7 +177,6 @@ impl<H: Host> Shell<H> {
     ///
     /// # Errors
     /// As there.
-    #[expect(clippy::type_complexity, reason = "a receiver of what the shard answers")]
     pub(super) fn submit(
         self: &Arc<Self>,
         partition: PartitionId,

@@ -45,7 +45,7 @@ pub(super) struct ShareShard {
     /// The latest record by which a share partition was forgotten.
     last_forgotten: Option<Offset>,
     /// Asked of the driver, without a result yet.
-    writing: BTreeMap<Ticket, (Vec<ShareRecord>, Option<(Token, ShareReply)>)>,
+    writing: BTreeMap<Ticket, Write>,
     next_ticket: Ticket,
     /// Written, above the high watermark; ascending by offset.
     pending: VecDeque<Pending>,
@@ -67,6 +67,12 @@ struct Kept {
     updates: i32,
     /// Where the last snapshot is.
     snapshot_at: Offset,
+}
+
+#[derive(Debug)]
+struct Write {
+    records: Vec<ShareRecord>,
+    waiter: Option<(Token, ShareReply)>,
 }
 
 #[derive(Debug)]
@@ -363,7 +369,7 @@ impl ShareShard {
     ) {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.writing.insert(ticket, (records.clone(), waiter));
+        self.writing.insert(ticket, Write { records: records.clone(), waiter });
         out.push(ShareEffect::Append { ticket, records });
     }
 
@@ -486,7 +492,7 @@ impl Machine for ShareShard {
         now: Now,
         out: &mut Vec<ShareEffect>,
     ) {
-        let Some((records, waiter)) = self.writing.remove(&ticket) else { return };
+        let Some(Write { records, waiter }) = self.writing.remove(&ticket) else { return };
         let at = match result {
             Ok(at) => at,
             Err(error) => {

@@ -309,3 +309,109 @@ fn what_is_deleted_and_topics_that_are_gone_leave_tombstones_alone() {
     world.step(|shard, now, out| shard.handle(77, gone, now, out));
     assert_eq!((world.kinds().as_str(), world.shard.size()), ("ssttst", 0));
 }
+
+/// What callers were told of one share partition.
+#[derive(Debug, Default, Clone)]
+struct Told {
+    /// Whether it is there; `None` while that hangs on what was not answered.
+    there: Option<bool>,
+    /// Records that were acknowledged for certain since it was set.
+    certain: BTreeSet<Offset>,
+    /// Records of which a write was tried.
+    tried: BTreeSet<Offset>,
+}
+
+/// Writes, deletions, snapshots, pruning, refused and hanging appends, and crashes that lose what is
+/// not committed: what callers were told stays true, from the log as it was pruned.
+#[test]
+fn what_was_answered_stays_true_through_crashes_and_pruning() {
+    use crate::testing::clock::Seeded;
+    const KEYS: usize = 4;
+    for seed in 0..40 {
+        let mut random = Seeded::new(seed);
+        let mut world = World::new();
+        let mut told: Vec<Told> =
+            (0..KEYS).map(|_| Told { there: Some(false), ..Told::default() }).collect();
+        let mut asked: BTreeMap<Token, (usize, char, Offset)> = BTreeMap::new();
+        for n in 0..200 {
+            let (k, offset) = (random.below(KEYS), 10 + n);
+            let partition = i32::try_from(k).unwrap();
+            match random.below(20) {
+                0..10 => {
+                    told[k].tried.insert(offset);
+                    let token = world.call(key(partition), write(-1, &[batch(offset, offset, 2)]));
+                    asked.insert(token, (k, 'w', offset));
+                }
+                10..12 => {
+                    told[k].there = None;
+                    told[k].certain.clear();
+                    let token = world.call(key(partition), INITIALIZE);
+                    asked.insert(token, (k, 'i', offset));
+                }
+                12 => {
+                    told[k].there = None;
+                    told[k].certain.clear();
+                    let token = world.call(key(partition), ShareAsk::Delete);
+                    asked.insert(token, (k, 'd', offset));
+                }
+                13 => world.commits = random.one_in(2),
+                14 => world.refuses = random.one_in(3).then_some(ErrorCode::NotEnoughReplicas),
+                15 => world.commit(),
+                16 | 17 => world.pass_ms(i64::try_from(random.below(400_000)).unwrap()),
+                _ => {
+                    // kill -9: another leader has what was committed, and, maybe, more.
+                    let (end, mark) = (world.next, world.high_watermark);
+                    let spare = usize::try_from(end - mark).unwrap();
+                    let kept = mark + i64::try_from(random.below(spare + 1)).unwrap();
+                    let start = world.pruned.last().copied().unwrap_or(0);
+                    assert!(start <= mark, "{seed}: given up to {start}, committed to {mark}");
+                    let mut log = std::mem::take(&mut world.log);
+                    log.retain(|(offset, _)| (start..kept).contains(offset));
+                    let (now, token) = (world.now, world.next_token);
+                    world = World::over(log, kept);
+                    (world.now, world.next_token) = (now, token);
+                    world.pruned.push(start);
+                    asked.clear();
+                    world.step(|shard, now, out| shard.loaded(|_| true, now, out));
+                }
+            }
+            let last_pruned = world.pruned.last().copied().unwrap_or(0);
+            assert!(world.pruned.iter().all(|p| *p <= last_pruned), "{seed}: {:?}", world.pruned);
+            for (token, reply) in std::mem::take(&mut world.replies) {
+                let Some((k, kind, offset)) = asked.remove(&token) else { continue };
+                // An answer to an older call says nothing if a newer one is under way.
+                let newer = asked.values().any(|(other, kind, _)| *other == k && *kind != 'w')
+                    || asked
+                        .range(..token)
+                        .any(|(_, (other, kind, _))| *other == k && *kind != 'w');
+                let told = &mut told[k];
+                if reply != DONE || newer {
+                    continue;
+                }
+                match kind {
+                    'i' => told.there = Some(true),
+                    'd' => told.there = Some(false),
+                    _ if told.there == Some(true) => _ = told.certain.insert(offset),
+                    _ => {}
+                }
+            }
+            // Looked at as the next leader would, were this one to crash now.
+            let start = world.pruned.last().copied().unwrap_or(0);
+            let mark = world.high_watermark;
+            let committed = world.log.iter().filter(|(o, _)| (start..mark).contains(o)).cloned();
+            let mut next = World::over(committed.collect(), mark);
+            for (k, told) in told.iter().enumerate() {
+                let read = next.ask(i32::try_from(k).unwrap(), READ).state();
+                let Some(there) = told.there else { continue };
+                assert_eq!(read.is_ok(), there, "{seed}.{n}: {k} {told:?} {read:?}");
+                let found: BTreeSet<Offset> = read
+                    .into_iter()
+                    .flat_map(|s| s.batches)
+                    .flat_map(|b| b.first..=b.last)
+                    .collect();
+                assert!(told.certain.is_subset(&found), "{seed}.{n}: {k} {told:?} {found:?}");
+                assert!(found.is_subset(&told.tried), "{seed}.{n}: {k} {told:?} {found:?}");
+            }
+        }
+    }
+}

@@ -71,7 +71,10 @@ pub(crate) async fn find_coordinator(
         KEY_TYPE_SHARE if caller.version >= SHARE_VERSION_MIN => Some(SHARE_STATE_TOPIC),
         _ => None,
     };
+    let is_meant =
+        |key: &String| topic != Some(SHARE_STATE_TOPIC) || ShareKey::parse(key).is_some();
     if let Some(topic) = topic
+        && keys.iter().any(is_meant)
         && broker.image().topics().by_name(topic).is_none()
     {
         metadata::create(broker, vec![topic.to_owned()]).await;

@@ -1,7 +1,7 @@
 //! InitializeShareGroupState, ReadShareGroupState, WriteShareGroupState, DeleteShareGroupState,
 //! ReadShareGroupStateSummary: what other brokers ask this share coordinator
-//! (`ShareCoordinatorService.java`). Requests without a group, a topic, or, but for the first API,
-//! with a topic without partitions, are answered with nothing.
+//! (`ShareCoordinatorService.java`). Requests without a group are answered with nothing, and so are
+//! those with a topic without partitions, of which the first API only passes over that topic.
 
 use std::future::Future;
 
@@ -84,10 +84,10 @@ pub(crate) async fn initialize(
     _caller: &Caller,
     request: InitializeShareGroupStateRequest,
 ) -> InitializeShareGroupStateResponse {
-    let topics = request.topics.into_iter().map(|t| (t.topic_id, t.partitions)).collect();
+    let topics = request.topics.into_iter().filter(|t| !t.partitions.is_empty());
     let results = each(
         &request.group_id,
-        topics,
+        topics.map(|t| (t.topic_id, t.partitions)).collect(),
         |p| p.partition,
         async |key, p| {
             let done = broker.share_states.initialize(key, p.state_epoch, p.start_offset).await;
