@@ -426,6 +426,12 @@ impl Story {
                 format!("delete {} {codes:?}", r.error.name())
             }
             Reply::TopicsDeleted(error) => format!("topics deleted {}", error.name()),
+            // `share_histories` tells of share groups.
+            Reply::ShareHeartbeat(_)
+            | Reply::AlterShareOffsets(_)
+            | Reply::DeleteShareOffsets(_)
+            | Reply::ShareOffsetsDeleted(_)
+            | Reply::ShareDeletions(_) => format!("{reply:?}"),
         }
     }
 

@@ -344,6 +344,12 @@ impl Story {
             Reply::ConsumerHeartbeat(r) => format!("consumer heartbeat {}", r.error.name()),
             Reply::TopicsDeleted(error) => format!("topics deleted {}", error.name()),
             Reply::EndTxn(error) => format!("end {}", error.name()),
+            // `share_histories` tells of share groups.
+            Reply::ShareHeartbeat(_)
+            | Reply::AlterShareOffsets(_)
+            | Reply::DeleteShareOffsets(_)
+            | Reply::ShareOffsetsDeleted(_)
+            | Reply::ShareDeletions(_) => format!("{reply:?}"),
         }
     }
 

@@ -160,8 +160,10 @@ fn what_was_not_initialized_is_asked_again() {
     create(&mut w, "t", 1);
     beat(&mut w, "a", 0, Some("t"));
     initialize_all(&mut w, ErrorCode::CoordinatorNotAvailable);
+    let quiet = w.appends.len();
     beat(&mut w, "a", 2, None);
     assert_eq!(asked(&w), ["t-0@-1/2"], "after a failure");
+    assert_eq!(w.appends.len(), quiet, "the log says so already");
     w.load();
     w.initializations.clear();
     beat(&mut w, "a", 2, None);

@@ -104,7 +104,7 @@ static OWN_KEYS: [&Key; 3] = [&RESET, &ISOLATION, &RENEW];
 /// The group's own value of a key without a synonym, or the default.
 pub(super) fn text<'a>(key: &'static Key, own: &'a BTreeMap<String, String>) -> &'a str {
     let own = own.get(key.name).map(|v| v.trim());
-    own.filter(|v| check_own(key, v).is_ok()).unwrap_or(key.default.unwrap_or_default())
+    own.filter(|v| check_own(key, v).is_ok()).or(key.default).unwrap_or_default()
 }
 
 fn check_own(key: &Key, value: &str) -> Result<(), String> {

@@ -123,6 +123,9 @@ pub struct DeleteShareOffsetsCall {
     pub topics: Vec<Arc<str>>,
 }
 
+/// The id of a topic, and those of its partitions that the share coordinators keep state of.
+pub type Kept = (Uuid, BTreeSet<PartitionId>);
+
 /// What the share coordinators have to forget before offsets are deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeleteShareOffsetsReply {
@@ -130,9 +133,8 @@ pub struct DeleteShareOffsetsReply {
     pub error: ErrorCode,
     /// Why, in words.
     pub message: Option<String>,
-    /// For each topic of the call its id and the partitions to forget, or `None` if nothing is
-    /// kept of it.
-    pub topics: Vec<(Arc<str>, Option<(Uuid, BTreeSet<PartitionId>)>)>,
+    /// For each topic of the call what is to be forgotten, or `None` if nothing is kept of it.
+    pub topics: Vec<(Arc<str>, Option<Kept>)>,
 }
 
 impl DeleteShareOffsetsReply {

@@ -447,7 +447,7 @@ mod tests {
 
     #[test]
     fn other_kinds_are_passed_over_and_damage_is_told() {
-        assert_eq!(Record::decode(&hex("000b000167"), Some(&[])), Ok(None));
+        assert_eq!(Record::decode(&hex("0011000167"), Some(&[])), Ok(None));
         let newer = Record::decode(&hex(GROUP_KEY_BYTES), Some(&hex("0005")));
         assert_eq!(newer, Err(RecordError::UnknownVersion(5)));
         for bytes in OFFSETS.iter().chain(&GROUPS) {

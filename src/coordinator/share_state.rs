@@ -56,9 +56,16 @@ impl Shard {
             return self.conclude(records, token, reply, turn);
         }
         let offsets = missing.iter().flat_map(|(t, ps)| ps.iter().map(|p| (*t, *p, -1))).collect();
-        records.push(self.initializing(group, &missing));
+        let state = self.initializing(group, &missing);
+        // After a failure the log says so already.
+        if state != *group.state || !self.pending.is_empty() {
+            records.push(state_record(&group.id, state));
+        }
         let id = self.begin_work(&group.id, epoch, offsets, None);
-        turn.append(records, Then::Initialize(id, Some((token, reply))));
+        match records.is_empty() {
+            true => self.initialization_recorded(id, Some((token, reply)), Ok(()), turn),
+            false => turn.append(records, Then::Initialize(id, Some((token, reply)))),
+        }
     }
 
     /// Partitions of `topics` that are neither initialized nor under way
@@ -82,8 +89,8 @@ impl Shard {
         missing
     }
 
-    /// The record that says that `partitions` are being initialized.
-    fn initializing(&self, group: &ShareGroup, partitions: &Partitions) -> Record {
+    /// The state of a group of which `partitions` are being initialized.
+    fn initializing(&self, group: &ShareGroup, partitions: &Partitions) -> ShareStateTopics {
         let mut state = ShareStateTopics::clone(&group.state);
         for (id, partitions) in partitions {
             let Some(topic) = self.consumers.image.topics().by_id(*id) else { continue };
@@ -91,7 +98,7 @@ impl Shard {
             state.initializing.entry(*id).or_insert_with(make).partitions.extend(partitions);
             state.deleting.remove(id);
         }
-        state_record(&group.id, state)
+        state
     }
 
     fn begin_work(
@@ -238,7 +245,7 @@ impl Shard {
             let codes = Vec::new();
             return answer(AlterShareOffsetsReply { error: ErrorCode::None, message: None, codes });
         }
-        let records = vec![self.initializing(&group, &partitions)];
+        let records = vec![state_record(&group.id, self.initializing(&group, &partitions))];
         let id = self.begin_work(&group.id, group.epoch, call.offsets, Some(token));
         turn.append(records, Then::Initialize(id, None));
     }

@@ -128,11 +128,14 @@ fn assignment(partitions: &Partitions, image: &Image) -> wire::ShareGroupAssignm
     wire::ShareGroupAssignment { topic_partitions: topics.collect() }
 }
 
+/// A partition, and its place in the call, or why it has none.
+type Place = (PartitionId, Result<usize, ErrorCode>);
+
 /// AlterShareGroupOffsets: what is asked of the group, and what is refused here.
 #[derive(Debug)]
 pub(super) struct Alter {
     pub(super) call: AlterShareOffsetsCall,
-    topics: Vec<(String, Uuid, Vec<(PartitionId, Result<usize, ErrorCode>)>)>,
+    topics: Vec<(String, Uuid, Vec<Place>)>,
 }
 
 impl Alter {
@@ -143,7 +146,7 @@ impl Alter {
         let mut topics = Vec::new();
         for topic in request.topics {
             let found = image.topics().by_name(&topic.topic_name);
-            let id = found.map_or(Uuid::default(), |t| t.id);
+            let id = found.map_or_else(Uuid::default, |t| t.id);
             let count = found.map_or(0, |t| t.partition_count());
             let partitions = topic.partitions.into_iter().map(|p| {
                 let (index, offset) = (p.partition_index, p.start_offset);
