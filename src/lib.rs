@@ -19,6 +19,7 @@ pub mod record;
 pub mod replica;
 pub mod security;
 pub mod server;
+pub mod share;
 pub mod wire;
 
 pub mod pb;

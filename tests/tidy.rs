@@ -171,7 +171,8 @@ fn check_room(
         "drivers" => path.ends_with("driver.rs"),
         _ => false,
     };
-    let machine = ["log", "controller", "replica", "coordinator", "metadata"].contains(&name);
+    let machine =
+        ["log", "controller", "replica", "coordinator", "share", "metadata"].contains(&name);
     for (n, line) in code.lines().enumerate() {
         let at = format!("{path}:{}", n + 1);
         if line.trim_start().starts_with("//") {

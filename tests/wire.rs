@@ -11,7 +11,7 @@ use vltava::wire::{
     DecodeError, Message, Reader, Request, Ver,
     api::{
         cluster, configs, consumer_groups, fetch, group_offsets, groups, metadata, offsets,
-        partitions, produce, quorum, share_groups, share_state, topics, txn, versions,
+        partitions, produce, quorum, share_fetch, share_groups, share_state, topics, txn, versions,
     },
     frame::{self, ApiKey},
     sample::{Sample, Source, Visitor, every_request},
@@ -33,6 +33,10 @@ const OURS_ALONE: &[(&str, i16)] = &[
     ("OffsetCommitResponse", 10),
     ("OffsetFetchRequest", 10),
     ("OffsetFetchResponse", 10),
+    ("ShareAcknowledgeRequest", 2),
+    ("ShareAcknowledgeResponse", 2),
+    ("ShareFetchRequest", 2),
+    ("ShareFetchResponse", 2),
     ("ReadShareGroupStateSummaryRequest", 1),
     ("ReadShareGroupStateSummaryResponse", 1),
     ("WriteShareGroupStateRequest", 1),
@@ -57,6 +61,8 @@ const NULL_BY_DEFAULT: &[&str] = &[
     "OffsetFetchRequest",
     "RemoveRaftVoterRequest",
     "RemoveRaftVoterResponse",
+    "ShareAcknowledgeRequest",
+    "ShareFetchRequest",
     "UnregisterBrokerResponse",
     "UpdateFeaturesResponse",
     "UpdateRaftVoterRequest",
@@ -197,6 +203,8 @@ agree! {
     quorum DescribeQuorumRequest DescribeQuorumResponse;
     quorum RemoveRaftVoterRequest RemoveRaftVoterResponse;
     quorum UpdateRaftVoterRequest UpdateRaftVoterResponse;
+    share_fetch ShareAcknowledgeRequest ShareAcknowledgeResponse;
+    share_fetch ShareFetchRequest ShareFetchResponse;
     share_groups AlterShareGroupOffsetsRequest AlterShareGroupOffsetsResponse;
     share_groups DeleteShareGroupOffsetsRequest DeleteShareGroupOffsetsResponse;
     share_groups DescribeShareGroupOffsetsRequest DescribeShareGroupOffsetsResponse;

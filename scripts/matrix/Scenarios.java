@@ -21,13 +21,16 @@ import java.util.stream.IntStream;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
+import org.apache.kafka.clients.admin.ListShareGroupOffsetsSpec;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
 import org.apache.kafka.clients.admin.OffsetSpec;
 import org.apache.kafka.clients.admin.RecordsToDelete;
+import org.apache.kafka.clients.consumer.AcknowledgeType;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.CooperativeStickyAssignor;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
+import org.apache.kafka.clients.consumer.KafkaShareConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndMetadata;
 import org.apache.kafka.clients.consumer.OffsetOutOfRangeException;
 import org.apache.kafka.clients.consumer.SubscriptionPattern;
@@ -38,6 +41,7 @@ import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
 import org.apache.kafka.common.errors.InvalidConfigurationException;
 import org.apache.kafka.common.errors.InvalidProducerEpochException;
+import org.apache.kafka.common.errors.InvalidRecordStateException;
 import org.apache.kafka.common.errors.ProducerFencedException;
 import org.apache.kafka.common.errors.RecordTooLargeException;
 import org.apache.kafka.common.errors.TopicExistsException;
@@ -579,6 +583,113 @@ public final class Scenarios {
         equal(seen.size(), 40, "records, each once");
     }
 
+    static KafkaShareConsumer<byte[], byte[]> sharer(String group, Object... more) {
+        Properties p = conf("group.id", group, "share.acknowledgement.mode", "explicit",
+            "key.deserializer", ByteArrayDeserializer.class,
+            "value.deserializer", ByteArrayDeserializer.class);
+        for (int i = 0; i < more.length; i += 2) p.put(more[i], more[i + 1]);
+        KafkaShareConsumer<byte[], byte[]> c = new KafkaShareConsumer<>(p);
+        c.subscribe(List.of(group));
+        return c;
+    }
+
+    /** Polls until `values` have come, all for the `times`th time, and says `type` of each. */
+    static List<ConsumerRecord<byte[], byte[]>> shared(KafkaShareConsumer<byte[], byte[]> c,
+            List<String> values, int times, Function<Integer, AcknowledgeType> type, long seconds)
+            throws InterruptedException {
+        List<ConsumerRecord<byte[], byte[]>> all = new ArrayList<>();
+        List<String> got = new ArrayList<>();
+        until("records " + values, seconds, () -> {
+            for (var r : c.poll(Duration.ofMillis(200))) {
+                all.add(r);
+                got.add(new String(r.value(), StandardCharsets.UTF_8));
+                equal(r.deliveryCount().map(Short::intValue).orElse(-1), times, "deliveries of " + r.offset());
+                AcknowledgeType said = type.apply(Integer.valueOf(got.get(got.size() - 1)));
+                if (said != null) c.acknowledge(r, said);
+            }
+            return got.size() >= values.size();
+        });
+        equal(got, values, "records");
+        return all;
+    }
+
+    static boolean accepted(KafkaShareConsumer<byte[], byte[]> c) {
+        return c.commitSync().values().stream().allMatch(java.util.Optional::isEmpty);
+    }
+
+    /** A share group (KIP-932): two members, every kind of acknowledgement, a lock that ends. */
+    static void share(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        var group = new ConfigResource(ConfigResource.Type.GROUP, topic);
+        admin.incrementalAlterConfigs(Map.of(group, List.of(
+            new AlterConfigOp(new ConfigEntry("share.auto.offset.reset", "earliest"), AlterConfigOp.OpType.SET),
+            new AlterConfigOp(new ConfigEntry("share.record.lock.duration.ms", "15000"), AlterConfigOp.OpType.SET),
+            new AlterConfigOp(new ConfigEntry("share.isolation.level", "read_committed"), AlterConfigOp.OpType.SET))))
+            .all().get();
+        produce(records(topic, numbers(0, 12)));
+        var first = sharer(topic);
+        shared(first, numbers(0, 12), 1, i -> i < 7 ? AcknowledgeType.ACCEPT
+            : i < 8 ? AcknowledgeType.RELEASE : i < 10 ? AcknowledgeType.REJECT : AcknowledgeType.RENEW, 30);
+        equal(first.acquisitionLockTimeoutMs().orElse(-1), 15000, "time of the locks");
+        equal(accepted(first), true, "acknowledgements");
+        // What was renewed comes to the member itself once more; what was released goes to another.
+        shared(first, numbers(10, 12), 1, i -> AcknowledgeType.ACCEPT, 30);
+        equal(accepted(first), true, "what was renewed");
+        var second = sharer(topic);
+        var held = shared(second, numbers(7, 8), 2, i -> null, 30);
+        var described = admin.describeShareGroups(List.of(topic)).all().get().get(topic);
+        equal(described.groupState() + " " + described.members().size(), "Stable 2", "group");
+        // Its lock ends, and the first gets the records once more; then its word does not count.
+        var again = shared(first, numbers(7, 8), 3, i -> null, 40);
+        for (var r : held) second.acknowledge(r, AcknowledgeType.ACCEPT);
+        var late = second.commitSync().values().stream().flatMap(java.util.Optional::stream)
+            .map(Object::getClass).toList();
+        equal(late, List.of(InvalidRecordStateException.class), "of a lock that ended");
+        for (var r : again) first.acknowledge(r, AcknowledgeType.ACCEPT);
+        equal(accepted(first), true, "what came back");
+        second.close();
+        // Aborted records are for nobody; as many are handed out as are asked for.
+        transact(topic, "x", false);
+        produce(records(topic, numbers(20, 30)), "batch.size", 100_000, "linger.ms", 100);
+        first.close();
+        var third = sharer(topic, "share.acquire.mode", "record_limit", "max.poll.records", 3);
+        List<Integer> sizes = new ArrayList<>();
+        List<String> got = new ArrayList<>();
+        until("the last records", () -> {
+            var some = third.poll(Duration.ofMillis(200));
+            if (!some.isEmpty()) sizes.add(some.count());
+            for (var r : some) {
+                got.add(new String(r.value(), StandardCharsets.UTF_8));
+                third.acknowledge(r);
+            }
+            return got.size() >= 10;
+        });
+        equal(got + " " + sizes.stream().allMatch(n -> n <= 3), numbers(20, 30) + " true", "records");
+        equal(accepted(third), true, "the last acknowledgements");
+        third.close();
+        var spec = Map.of(topic, new ListShareGroupOffsetsSpec());
+        until("no record to be left", () -> {
+            try {
+                var at = admin.listShareGroupOffsets(spec).partitionsToOffsetInfo(topic).get()
+                    .get(new TopicPartition(topic, 0));
+                return at != null && at.lag().equals(java.util.Optional.of(0L));
+            } catch (ExecutionException | InterruptedException e) { return false; }
+        });
+        admin.deleteShareGroups(List.of(topic)).all().get();
+    }
+
+    /** Writes `values` in a transaction that is committed or aborted. */
+    static void transact(String topic, String value, boolean commit) throws Exception {
+        Properties p = conf("transactional.id", topic + "-t", "key.serializer", ByteArraySerializer.class,
+            "value.serializer", ByteArraySerializer.class);
+        try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(p)) {
+            producer.initTransactions();
+            producer.beginTransaction();
+            producer.send(new ProducerRecord<>(topic, utf8(value))).get();
+            if (commit) producer.commitTransaction(); else producer.abortTransaction();
+        }
+    }
+
     /** Word count with exactly_once_v2: the counts are right although the application is restarted. */
     static void streams(String topic) throws Exception {
         String source = topic + "-in", sink = topic + "-out";
@@ -648,6 +759,7 @@ public final class Scenarios {
         all.put("transactions", Scenarios::transactions);
         all.put("exactly-once", Scenarios::exactlyOnce);
         all.put("streams", Scenarios::streams);
+        all.put("share", Scenarios::share);
         all.forEach((name, scenario) -> {
             if (!only.isEmpty() && !only.contains(name)) return;
             long began = System.nanoTime();

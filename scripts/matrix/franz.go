@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 const client = "franz"
@@ -618,6 +619,58 @@ func nextGen(topic string) {
 	equal(seen, want, "records, each once")
 }
 
+// share has two members of a share group (KIP-932): what one gives back goes to the other.
+func share(topic string) {
+	create(topic, 2, nil)
+	earliest := "earliest"
+	config := kmsg.NewIncrementalAlterConfigsRequestResource()
+	config.ResourceType, config.ResourceName = kmsg.ConfigResourceTypeGroupConfig, topic
+	config.Configs = []kmsg.IncrementalAlterConfigsRequestResourceConfig{
+		{Name: "share.auto.offset.reset", Value: &earliest}}
+	request := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	request.Resources = append(request.Resources, config)
+	any := connect()
+	defer any.Close()
+	answer, err := request.RequestWith(ctx, any)
+	must(err, "alter the group's config")
+	must(kerr.ErrorForCode(answer.Resources[0].ErrorCode), "the group's config")
+	records, want := numbered(0, 40)
+	produce(topic, records)
+	got := map[string]int32{}
+	poll := func(cl *kgo.Client) {
+		limit, stop := context.WithTimeout(ctx, 200*time.Millisecond)
+		defer stop()
+		cl.PollFetches(limit).EachRecord(func(r *kgo.Record) {
+			got[string(r.Value)] = max(got[string(r.Value)], r.DeliveryCount())
+			if r.Value[len(r.Value)-1]%2 == 1 && r.DeliveryCount() == 1 {
+				r.Ack(kgo.AckRelease)
+			} else {
+				r.Ack(kgo.AckAccept)
+			}
+		})
+		must(cl.FlushAcks(ctx), "flush acknowledgements")
+	}
+	member := func() *kgo.Client { return connect(kgo.ShareGroup(topic), kgo.ConsumeTopics(topic)) }
+	first, second := member(), member()
+	until("40 records, and those given back once more", func() bool {
+		poll(first)
+		poll(second)
+		again := 0
+		for _, count := range got {
+			if count > 1 {
+				again++
+			}
+		}
+		return len(got) == 40 && again == 20
+	})
+	first.Close()
+	second.Close()
+	equal(len(want), len(got), "records")
+	groups, err := adm.DescribeShareGroupOffsets(ctx, topic)
+	must(err, "describe share group offsets")
+	must(groups[topic].Err, "share group offsets")
+}
+
 func run(name string, scenario func(string)) {
 	topic := fmt.Sprintf("%s-%s-%s", os.Args[2], client, name)
 	if strings.HasPrefix(name, "codec-") {
@@ -656,6 +709,7 @@ func main() {
 		{"long-poll", longPoll}, {"delete-records", deleteRecords},
 		{"no-auto-create", noAutoCreate}, {"too-large", tooLarge}, {"static", static},
 		{"next-gen-group", nextGen}, {"transactions", transactions}, {"exactly-once", exactlyOnce},
+		{"share", share},
 	} {
 		if len(os.Args) == 3 || slices.Contains(os.Args[3:], s.name) {
 			run(s.name, s.run)

@@ -20,6 +20,7 @@ CLASSES = {
     "configs": [f"{T}.ConfigCommand", "kafka.admin.ConfigCommand"],
     "console-consumer": [f"{T}.consumer.ConsoleConsumer"],
     "console-producer": [f"{T}.ConsoleProducer"],
+    "console-share-consumer": [f"{T}.consumer.ConsoleShareConsumer"],
     "consumer-groups": [f"{T}.consumer.group.ConsumerGroupCommand"],
     "consumer-perf-test": [f"{T}.ConsumerPerformance"],
     "delete-records": [f"{T}.DeleteRecordsCommand"],
@@ -30,6 +31,7 @@ CLASSES = {
     "log-dirs": [f"{T}.LogDirsCommand"],
     "metadata-quorum": [f"{T}.MetadataQuorumCommand"],
     "producer-perf-test": [f"{T}.ProducerPerformance"],
+    "share-groups": [f"{T}.consumer.group.ShareGroupCommand"],
     "topics": [f"{T}.TopicCommand"],
     "transactions": [f"{T}.TransactionsCommand"],
 }
@@ -232,6 +234,46 @@ def groups(boot, topic):
     check(group not in tool("consumer-groups", *to, "--list").split(), "the group is still listed")
 
 
+def share_groups(boot, topic):
+    """kafka-console-share-consumer and kafka-share-groups."""
+    to, group = ["--bootstrap-server", boot], f"{topic}-share"
+    create(boot, topic)
+    produce(boot, topic, range(10))
+    tool("configs", *to, "--alter", "--entity-type", "groups", "--entity-name", group,
+         "--add-config", "share.auto.offset.reset=earliest")
+    told = tool("configs", *to, "--describe", "--entity-type", "groups", "--entity-name", group)
+    check("share.auto.offset.reset=earliest" in told, "the group's config:", told)
+
+    def read(count):
+        out = tool("console-share-consumer", *to, "--topic", topic, "--group", group,
+                   "--max-messages", count, "--timeout-ms", 20000)
+        return [line for line in out.splitlines() if line.isdigit()]
+
+    def row(*more):
+        told = tool("share-groups", *to, "--describe", "--group", group, *more)
+        rows = [line.split() for line in told.splitlines() if line.strip()]
+        return [dict(zip(rows[0], r)) for r in rows[1:]] if rows else []
+    equal(read(6), [str(i) for i in range(6)], "records")
+    until(lambda: [(r["START-OFFSET"], r["LAG"]) for r in row()] == [("6", "4")], "offset 6, lag 4")
+    equal([r["TOPIC"] for r in row("--offsets", "--verbose")], [topic], "offsets")
+    check(group in tool("share-groups", *to, "--list").split(), "the group is not listed")
+    told = tool("share-groups", *to, "--describe", "--group", group, "--state")
+    check(re.search(rf"^{group} .*\bEmpty +0", told, re.M), "state:", told)
+    tool("share-groups", *to, "--describe", "--group", group, "--members")
+    tool("share-groups", *to, "--describe", "--all-groups")
+    told = tool("groups", *to, "--list")
+    check(re.search(rf"^{group} +Share ", told, re.M), "type of the group:", told)
+    reset = ["--reset-offsets", "--group", group, "--topic", topic, "--to-earliest"]
+    tool("share-groups", *to, *reset, "--dry-run")
+    tool("share-groups", *to, *reset, "--execute")
+    equal([(r["START-OFFSET"], r["LAG"]) for r in row()], [("0", "10")], "after the reset")
+    equal(read(10), [str(i) for i in range(10)], "all once more")
+    tool("share-groups", *to, "--delete-offsets", "--group", group, "--topic", topic)
+    equal(row(), [], "rows without offsets")
+    tool("share-groups", *to, "--delete", "--group", group)
+    check(group not in tool("share-groups", *to, "--list").split(), "the group is still listed")
+
+
 def internal(boot, topic, formatter):
     """What Kafka's own formatter makes of the records of an internal topic."""
     out = tool("console-consumer", "--bootstrap-server", boot, "--topic", topic, "--from-beginning",
@@ -366,7 +408,7 @@ TOOLS = {
     "kafka-producer-perf-test": perf, "kafka-consumer-perf-test": perf_consume,
     "kafka-get-offsets": get_offsets, "kafka-log-dirs": log_dirs,
     "kafka-delete-records": delete_records, "kafka-consumer-groups": groups,
-    "kafka-groups": all_groups, "kafka-transactions": transactions,
+    "kafka-share-groups": share_groups, "kafka-groups": all_groups, "kafka-transactions": transactions,
     "kafka-broker-api-versions": api_versions, "kafka-features": features,
     "kafka-cluster": cluster, "kafka-metadata-quorum": quorum, "kafka-dump-log": dump_log,
 }

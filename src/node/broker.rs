@@ -98,6 +98,7 @@ pub(crate) async fn start(
     let groups = Coordinators::start(log, clock, entropy, group_settings(config));
     groups.set_share_persister(share_persister.clone());
     let transactions = start_transactions(config, world, &replicas, &late);
+    let share = share_broker::serve(config, world, &replicas, share_persister.clone(), &late);
     let (misplaced, found) = mpsc::unbounded_channel();
     let to_assign = misplaced.clone();
     let publisher = Publisher {
@@ -108,6 +109,7 @@ pub(crate) async fn start(
         groups: groups.clone(),
         transactions: transactions.clone(),
         share_states: share_states.clone(),
+        share: share.clone(),
     };
     let image = Arc::clone(&subscription.image);
     let following = publisher.publish(&Delta::between(&Image::default(), &image), &image);
@@ -130,6 +132,7 @@ pub(crate) async fn start(
         transactions,
         share_states,
         share_persister,
+        share,
         producer_ids: ProducerIds::default(),
         verifier: Verifier::default(),
         turns: Turns::default(),

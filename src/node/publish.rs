@@ -24,6 +24,7 @@ use crate::{
         table::ReplicaTable,
     },
     server::context,
+    share::SharePartitions,
 };
 
 /// What an update reaches.
@@ -35,6 +36,7 @@ pub(crate) struct Publisher {
     pub(crate) groups: Coordinators,
     pub(crate) transactions: Transactions,
     pub(crate) share_states: ShareStates,
+    pub(crate) share: SharePartitions,
     /// Takes replicas that lie where the metadata does not say.
     pub(crate) misplaced: mpsc::UnboundedSender<Vec<Misplaced>>,
 }
@@ -104,10 +106,22 @@ impl Publisher {
                 false => self.share_states.resigned(partition, Some(epoch)),
             }
         }
+        self.tell_share_partitions(delta, image, offices);
         let gone: Vec<_> = delta.deleted_topics().map(|t| (Arc::clone(&t.name), t.id)).collect();
         if !gone.is_empty() {
             self.groups.topics_deleted(&gone);
             self.share_states.topics_deleted(&gone.iter().map(|(_, id)| *id).collect());
+        }
+    }
+
+    /// Share partitions go with the partitions that this broker leads no longer.
+    fn tell_share_partitions(&self, delta: &Delta, image: &Image, offices: &[Office]) {
+        let left = offices.iter().filter(|o| !o.leads);
+        let left = left.filter_map(|o| Some((image.topics().id_of(&o.topic)?, o.partition)));
+        let left: BTreeSet<_> = left.collect();
+        let gone: BTreeSet<_> = delta.deleted_topics().map(|t| t.id).collect();
+        if !left.is_empty() || !gone.is_empty() {
+            self.share.left(|topic, p| gone.contains(&topic) || left.contains(&(topic, p)));
         }
     }
 

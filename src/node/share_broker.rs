@@ -6,13 +6,17 @@ use futures::future::{BoxFuture, FutureExt as _};
 
 use crate::{
     base::PartitionId,
-    config::ServerConfig,
+    config::{
+        ServerConfig,
+        share_group::{ShareGroupSettings, ShareReset},
+    },
     coordinator::{
         ShareStates,
         share_persister_driver::Persister,
         share_ports::{ShareBroker, ShareCoordinator},
-        share_settings::ShareSettings,
+        share_settings::ShareSettings as StateSettings,
     },
+    metadata::{ConfigResource, ResourceType},
     node::{
         boot::World,
         offsets_log::{ReplicaOffsetsLog, SHARE_STATE_TOPIC},
@@ -20,7 +24,11 @@ use crate::{
     },
     record::{Codec, Compression},
     replica::table::ReplicaTable,
-    server::api::metadata,
+    server::{api::metadata, context},
+    share::{
+        SharePartitions,
+        settings::{GroupSettings, OffsetReset, ShareSettings},
+    },
 };
 
 impl ShareBroker for LateBroker {
@@ -64,7 +72,7 @@ pub(super) fn start(
 ) -> (ShareStates, Arc<Persister>) {
     let s = &config.share_coordinator;
     let codec = u8::try_from(s.codec).ok().and_then(|id| Codec::from_id(id).ok());
-    let settings = ShareSettings {
+    let settings = StateSettings {
         updates_per_snapshot: s.updates_per_snapshot,
         write_timeout_ms: i64::from(s.write_timeout_ms),
         prune_interval_ms: i64::from(s.prune_interval_ms),
@@ -79,4 +87,40 @@ pub(super) fn start(
     let timeout = Duration::from_millis(timeout);
     let persister = Persister::start(states.clone(), broker.clone(), timeout);
     (states, Arc::new(persister))
+}
+
+/// Share partitions, on the leaders of the partitions they lie over.
+pub(super) fn serve(
+    config: &ServerConfig,
+    world: &World,
+    replicas: &Arc<ReplicaTable>,
+    persister: Arc<Persister>,
+    broker: &Arc<LateBroker>,
+) -> SharePartitions {
+    let (replicas, clock) = (Arc::clone(replicas), Arc::clone(&world.clock));
+    let sessions = config.share.max_sessions;
+    SharePartitions::start(replicas, persister, broker.clone(), clock, sessions)
+}
+
+impl GroupSettings for LateBroker {
+    fn of(&self, group: &str) -> ShareSettings {
+        let Some(broker) = self.get() else { return ShareSettings::default() };
+        let image = broker.image();
+        let resource = ConfigResource { kind: ResourceType::Group, name: group.into() };
+        let own = image.configs().get(&resource).map(|p| context::owned(p)).unwrap_or_default();
+        let layers = context::layers(&broker.settings, broker.node_id, &image);
+        let of_group = ShareGroupSettings::of(&own, &layers);
+        ShareSettings {
+            lock_duration_ms: of_group.record_lock_ms,
+            delivery_count_limit: i16::try_from(of_group.delivery_count_limit).unwrap_or(i16::MAX),
+            max_record_locks: of_group.max_record_locks,
+            read_committed: of_group.read_committed,
+            offset_reset: match of_group.reset {
+                ShareReset::Earliest => OffsetReset::Earliest,
+                ShareReset::Latest => OffsetReset::Latest,
+                ShareReset::ByDuration(ms) => OffsetReset::ByDuration(ms),
+            },
+            renews: of_group.renew,
+        }
+    }
 }

@@ -69,6 +69,7 @@ async fn stop_broker(running: RunningBroker, signals: &mut Signals) {
     }
     broker.groups.stop();
     broker.transactions.stop();
+    broker.share.stop();
     broker.share_states.stop();
     stop.send_replace(true);
     let epoch = broker.lifecycle.epoch();

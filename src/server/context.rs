@@ -18,6 +18,7 @@ use crate::{
     pb::controller::{submit_reply::Reply, submit_request::Command},
     replica::{lost_driver::LostLeaders, table::ReplicaTable},
     server::{forward::Failure, producer_ids::ProducerIds, turns::Turns, txn_verifier::Verifier},
+    share::SharePartitions,
 };
 
 /// What kind of listener a request came in by.
@@ -103,6 +104,8 @@ pub struct Broker {
     pub share_states: ShareStates,
     /// The way to the state of all share partitions.
     pub share_persister: Arc<dyn SharePersister>,
+    /// Share partitions of the partitions that this broker leads.
+    pub share: SharePartitions,
     /// Ids for producers.
     pub producer_ids: ProducerIds,
     /// What the coordinators of transactions are asked.
@@ -128,6 +131,8 @@ impl Broker {
 pub struct Caller {
     /// The listener it came in by.
     pub listener: Arc<str>,
+    /// Different for every connection.
+    pub conn: u64,
     /// The peer's address as Java prints it: `/127.0.0.1`.
     pub host: Arc<str>,
     /// `client.id`; empty if none was sent.

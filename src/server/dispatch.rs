@@ -69,6 +69,17 @@ pub(crate) enum Unserved {
 pub struct Session {
     host: Arc<str>,
     client_id: Arc<str>,
+    conn: u64,
+    broker: Option<Arc<Broker>>,
+}
+
+impl Drop for Session {
+    /// The connection ended.
+    fn drop(&mut self) {
+        if let Some(broker) = &self.broker {
+            broker.share.disconnected(self.conn);
+        }
+    }
 }
 
 /// The clients' way into a broker or a controller.
@@ -83,7 +94,12 @@ impl Service for Clients {
     type Session = Session;
 
     fn open(&self, conn: &ConnInfo) -> Session {
-        Session { host: format!("/{}", conn.peer.ip()).into(), client_id: "".into() }
+        Session {
+            host: format!("/{}", conn.peer.ip()).into(),
+            client_id: "".into(),
+            conn: conn.id,
+            broker: self.broker.clone(),
+        }
     }
 
     fn call(&self, conn: &ConnInfo, session: &mut Session, request: Bytes) -> Dispatch {
@@ -130,6 +146,7 @@ impl Clients {
         }
         let mut caller = Caller {
             listener: Arc::clone(&conn.listener),
+            conn: conn.id,
             host: Arc::clone(&session.host),
             client_id: Arc::clone(&session.client_id),
             version: header.version,

@@ -112,6 +112,8 @@ apis! {
     DescribeTopicPartitions = 75, 0..=0, Some(0);
     ShareGroupHeartbeat = 76, 1..=1, Some(0);
     ShareGroupDescribe = 77, 1..=1, Some(0);
+    ShareFetch = 78, 1..=2, Some(0);
+    ShareAcknowledge = 79, 1..=2, Some(0);
     AddRaftVoter = 80, 0..=1, Some(0);
     RemoveRaftVoter = 81, 0..=0, Some(0);
     UpdateRaftVoter = 82, 0..=0, Some(0);

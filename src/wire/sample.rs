@@ -183,6 +183,8 @@ every_request! {
     metadata::DescribeTopicPartitionsRequest,
     share_groups::ShareGroupHeartbeatRequest,
     share_groups::ShareGroupDescribeRequest,
+    share_fetch::ShareFetchRequest,
+    share_fetch::ShareAcknowledgeRequest,
     quorum::AddRaftVoterRequest,
     quorum::RemoveRaftVoterRequest,
     quorum::UpdateRaftVoterRequest,

@@ -494,7 +494,7 @@ mod tests {
 
     fn caller(version: i16) -> Caller {
         let (host, client_id) = ("/h".into(), "".into());
-        Caller { listener: "ONE".into(), host, client_id, version, correlation_id: 1 }
+        Caller { listener: "ONE".into(), conn: 1, host, client_id, version, correlation_id: 1 }
     }
 
     fn told(version: i16, p: i32) -> (ErrorCode, i32, Vec<i32>, Vec<i32>) {

@@ -14,6 +14,7 @@ pub(crate) mod partitions;
 pub(crate) mod produce;
 mod produce_txn;
 pub(crate) mod quorum;
+pub(crate) mod share_fetch;
 pub(crate) mod share_groups;
 pub(crate) mod share_state;
 pub(crate) mod topics;
@@ -183,6 +184,8 @@ pub(crate) static ROWS: &[Row] = &[
     },
     Row { key: ApiKey::ShareGroupHeartbeat, run: in_time!(share_groups::share_group_heartbeat) },
     Row { key: ApiKey::ShareGroupDescribe, run: at_once!(share_groups::share_group_describe) },
+    Row { key: ApiKey::ShareFetch, run: by_itself!(share_fetch::share_fetch) },
+    Row { key: ApiKey::ShareAcknowledge, run: by_itself!(share_fetch::share_acknowledge) },
     Row { key: ApiKey::AddRaftVoter, run: in_time!(Admin, quorum::add_raft_voter) },
     Row { key: ApiKey::RemoveRaftVoter, run: in_time!(Admin, quorum::remove_raft_voter) },
     Row { key: ApiKey::UpdateRaftVoter, run: in_time!(Controller, quorum::update_raft_voter) },

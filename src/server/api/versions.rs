@@ -72,6 +72,8 @@ fn is_on(key: ApiKey, image: &Image) -> bool {
         ApiKey::ConsumerGroupHeartbeat | ApiKey::ConsumerGroupDescribe => features::GROUP_VERSION,
         ApiKey::ShareGroupHeartbeat
         | ApiKey::ShareGroupDescribe
+        | ApiKey::ShareFetch
+        | ApiKey::ShareAcknowledge
         | ApiKey::DescribeShareGroupOffsets
         | ApiKey::AlterShareGroupOffsets
         | ApiKey::DeleteShareGroupOffsets => features::SHARE_VERSION,

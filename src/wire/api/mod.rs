@@ -12,6 +12,7 @@ pub mod offsets;
 pub mod partitions;
 pub mod produce;
 pub mod quorum;
+pub mod share_fetch;
 pub mod share_groups;
 pub mod share_state;
 pub mod topics;
