@@ -597,7 +597,6 @@ async fn init(raw: &mut Raw, id: &str) -> InitProducerIdResponse {
         transaction_timeout_ms: 60_000,
         producer_id: -1,
         producer_epoch: -1,
-        ..Default::default()
     };
     let start = Instant::now();
     loop {

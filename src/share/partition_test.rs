@@ -144,7 +144,7 @@ fn renewed_locks_last_longer() {
     let (mut p, mut a) = (empty(), Member::new("a"));
     a.get(&mut p, &log(&[(0, 9)]), 10);
     let renew = AckBatch { first: 0, last: 3, types: vec![AckType::Renew] };
-    assert_eq!(p.acknowledge(&a.0, &[renew.clone()], &a.1, at_ms(20_000)), Ok(None));
+    assert_eq!(p.acknowledge(&a.0, std::slice::from_ref(&renew), &a.1, at_ms(20_000)), Ok(None));
     p.on_deadline(&a.1, at_ms(30_000).mono);
     assert_eq!(p.held().values().sum::<i64>(), 4);
     assert_eq!(p.next_deadline(), at_ms(50_000).mono);
