@@ -20,7 +20,7 @@ use super::{
     markers_driver::{self, Piece},
     ports::OffsetsLog,
     table::{Role, SharedSlot, Slot, Table, partition_for},
-    txn_batches::{TxnReplay, encode},
+    txn_batches::{LoadStep, TxnLoad, encode},
     txn_calls::{AddCall, At, DescribedTxn, EndCall, InitCall, ListedTxn, Producer},
     txn_calls::{TxnCall, TxnEffect, TxnReply},
     txn_ports::TxnBroker,
@@ -433,15 +433,14 @@ async fn watch_commits(inner: Arc<Inner>, partition: PartitionId, shared: Shared
 /// Replays the log of a partition and makes its shard active.
 async fn load(inner: Arc<Inner>, partition: PartitionId, shared: Shared) {
     let began = inner.clock.now().mono;
-    let first_run = inner.loads.fetch_add(1, Ordering::AcqRel) << 32;
-    let mut shard = Box::new(TxnShard::new(inner.settings.clone(), first_run));
-    let loaded = replay(&inner, partition, &shared, &mut shard).await;
+    let loaded = replay(&inner, partition, &shared).await;
     let mut slot = shared.lock();
     if !matches!(slot.role, Role::Loading) {
         return;
     }
     match loaded {
-        Ok(replay) => {
+        Ok(load) => {
+            let (shard, replay) = load.done();
             let (ids, open) = shard.size();
             let took = inner.clock.now().mono.since(began);
             let (records, damaged) = (replay.taken, replay.damaged);
@@ -465,30 +464,34 @@ async fn replay(
     inner: &Inner,
     partition: PartitionId,
     shared: &Shared,
-    shard: &mut TxnShard,
-) -> Result<TxnReplay, ReplayError> {
+) -> Result<TxnLoad, ReplayError> {
     let epoch = || shared.lock().epoch;
-    let loading = || matches!(shared.lock().role, Role::Loading);
+    let first_run = inner.loads.fetch_add(1, Ordering::AcqRel) << 32;
+    let shard = TxnShard::new(inner.settings.clone(), first_run);
     let bounds = inner.log.bounds(partition, epoch()).map_err(ReplayError::Log)?;
-    let mut replay = TxnReplay::new(bounds.start);
-    while replay.next < bounds.end && loading() {
-        let bytes = inner.settings.load_buffer_bytes;
-        let read = inner.log.read(partition, epoch(), replay.next, bytes);
-        replay.chunk(&read.await.map_err(ReplayError::Log)?.bytes, shard)?;
-    }
-    // Nothing is told or done of what another leader could still take back.
+    let mut load = TxnLoad::new(shard, bounds);
     let mut stopped = inner.stopped.subscribe();
-    while bounds.end > bounds.start && loading() {
+    while matches!(shared.lock().role, Role::Loading) {
         let asked = epoch();
-        let passed = tokio::select! {
-            passed = inner.log.committed(partition, asked, bounds.end - 1) => passed,
-            _ = stopped.changed() => break,
-        };
-        match passed {
-            Ok(_) => break,
-            Err(_) if epoch() != asked => {}
-            Err(error) => return Err(ReplayError::Log(error)),
+        match load.next() {
+            LoadStep::Read(from) => {
+                let bytes = inner.settings.load_buffer_bytes;
+                let read = inner.log.read(partition, asked, from, bytes);
+                load.chunk(&read.await.map_err(ReplayError::Log)?.bytes)?;
+            }
+            LoadStep::Commit(offset) => {
+                let passed = tokio::select! {
+                    passed = inner.log.committed(partition, asked, offset) => passed,
+                    _ = stopped.changed() => break,
+                };
+                match passed {
+                    Ok(_) => load.committed(),
+                    Err(_) if epoch() != asked => {}
+                    Err(error) => return Err(ReplayError::Log(error)),
+                }
+            }
+            LoadStep::Done => break,
         }
     }
-    Ok(replay)
+    Ok(load)
 }

@@ -4,11 +4,12 @@ use bytes::Bytes;
 
 use super::{
     batches::ReplayError,
+    ports::Bounds,
     txn_records::{RecordError, TxnRecord},
     txn_shard::TxnShard,
 };
 use crate::{
-    base::{ErrorCode, Offset},
+    base::{ErrorCode, Mutant, Offset, mutant},
     record::{
         self, BatchBuilder, BatchError, BatchHeader, Compression, Records, Scratch,
         batch::{batches, check_crc},
@@ -23,7 +24,7 @@ const INFLATED_BYTES_MAX: usize = 128 * 1024 * 1024;
 ///
 /// # Errors
 /// `UnknownServerError` if a name is too long for the format, `RecordListTooLarge` beyond 2 GiB.
-pub(super) fn encode(
+pub fn encode(
     records: &[TxnRecord],
     transaction_version: i16,
     now_ms: i64,
@@ -41,20 +42,20 @@ pub(super) fn encode(
 
 /// Replays the log of a partition into a shard.
 #[derive(Debug)]
-pub(super) struct TxnReplay {
+pub struct TxnReplay {
     /// The offset to read next.
-    pub(super) next: Offset,
+    pub next: Offset,
     /// Records taken.
-    pub(super) taken: usize,
+    pub taken: usize,
     /// Records that could not be read or are of an unknown kind, and the first reason.
-    pub(super) damaged: usize,
-    pub(super) first_damage: Option<RecordError>,
+    pub damaged: usize,
+    pub first_damage: Option<RecordError>,
     scratch: Scratch,
 }
 
 impl TxnReplay {
     /// A replay from offset `start` on.
-    pub(super) fn new(start: Offset) -> Self {
+    pub fn new(start: Offset) -> Self {
         Self { next: start, taken: 0, damaged: 0, first_damage: None, scratch: Scratch::default() }
     }
 
@@ -63,7 +64,7 @@ impl TxnReplay {
     ///
     /// # Errors
     /// `Batch`, `Records`; `Empty` if there is not one whole batch.
-    pub(super) fn chunk(&mut self, bytes: &[u8], shard: &mut TxnShard) -> Result<(), ReplayError> {
+    pub fn chunk(&mut self, bytes: &[u8], shard: &mut TxnShard) -> Result<(), ReplayError> {
         let from = self.next;
         for batch in batches(bytes) {
             let (header, batch) = match batch {
@@ -116,5 +117,66 @@ impl TxnReplay {
             }
         }
         Ok(())
+    }
+}
+
+/// What a shard that is being loaded needs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadStep {
+    /// What the log has from this offset on, for [`TxnLoad::chunk`].
+    Read(Offset),
+    /// That the high watermark passes this offset, for [`TxnLoad::committed`].
+    Commit(Offset),
+    /// Nothing: it may take calls.
+    Done,
+}
+
+/// A shard that is being loaded: all of the log as it is now, up to an end that is committed, as
+/// nothing may be told or done of what another leader could still take back.
+#[derive(Debug)]
+pub struct TxnLoad {
+    replay: TxnReplay,
+    shard: Box<TxnShard>,
+    bounds: Bounds,
+    committed: bool,
+}
+
+impl TxnLoad {
+    /// `shard` is empty and the log has these bounds.
+    #[must_use]
+    pub fn new(shard: TxnShard, bounds: Bounds) -> Self {
+        let committed = bounds.end <= bounds.start || mutant(Mutant::LoadUncommitted);
+        Self { replay: TxnReplay::new(bounds.start), shard: Box::new(shard), bounds, committed }
+    }
+
+    /// What is needed next.
+    #[must_use]
+    pub const fn next(&self) -> LoadStep {
+        if self.replay.next < self.bounds.end {
+            LoadStep::Read(self.replay.next)
+        } else if self.committed {
+            LoadStep::Done
+        } else {
+            LoadStep::Commit(self.bounds.end - 1)
+        }
+    }
+
+    /// Takes what was read.
+    ///
+    /// # Errors
+    /// As [`TxnReplay::chunk`].
+    pub fn chunk(&mut self, bytes: &[u8]) -> Result<(), ReplayError> {
+        self.replay.chunk(bytes, &mut self.shard)
+    }
+
+    /// The high watermark has passed the end.
+    pub const fn committed(&mut self) {
+        self.committed = true;
+    }
+
+    /// The shard, and what was found in the log.
+    #[must_use]
+    pub fn done(self) -> (Box<TxnShard>, TxnReplay) {
+        (self.shard, self.replay)
     }
 }
