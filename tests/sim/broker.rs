@@ -29,8 +29,9 @@ use vltava::{
 
 use crate::{
     follow::{Following, Proposals},
+    machine::Kind,
     net::{Key, Message, Place},
-    offices::{Coordination, Kind},
+    offices::Coordination,
     plan::{MS, SECOND},
     schema::{self, LAG_MS},
     serve::Parked,
@@ -403,7 +404,7 @@ impl World {
             }
             Message::Call { req, wanted, .. } => self.serve_call(b, from, req, wanted),
             Message::Called { req, answer } => self.broker_is_answered(b, req, answer),
-            Message::Mark { req, at, call } => self.serve_mark(b, from, req, at, call),
+            Message::Mark { req, at, call, .. } => self.serve_mark(b, from, req, at, call),
             Message::Ask { .. }
             | Message::Produced { .. }
             | Message::ReadBack { .. }

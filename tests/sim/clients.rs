@@ -13,9 +13,9 @@ use vltava::{
 };
 
 use crate::{
+    machine::Answer,
     members::Member,
     net::{Key, Message, Place},
-    offices::Answer,
     oracle::Sent,
     plan::{MS, SECOND},
     quorum::SEATS,

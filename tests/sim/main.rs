@@ -13,6 +13,7 @@ mod faults;
 mod follow;
 mod invariants;
 mod lifecycle;
+mod machine;
 mod marks;
 mod members;
 #[cfg(feature = "mutants")]

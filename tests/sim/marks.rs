@@ -20,8 +20,8 @@ use vltava::{
 
 use crate::{
     broker::BrokerEvent,
+    machine::{Answer, Waiter},
     net::{Message, Place},
-    offices::{Answer, Waiter},
     plan::MS,
     world::{Event, World},
 };
@@ -37,12 +37,16 @@ struct Mark {
     at: TopicPartition,
     /// Which look is the next.
     tick: u64,
+    /// What the last attempt went by that has no answer, or 0.
+    by: u64,
 }
 
 /// A broker's markers: those it sends, and those it has written that are not yet committed.
 #[derive(Default)]
 pub struct Marking {
     sent: BTreeMap<u64, Mark>,
+    /// To each broker.
+    connections: BTreeMap<usize, u64>,
     parked: Vec<(Waiter, oneshot::Receiver<Committed>)>,
 }
 
@@ -53,7 +57,7 @@ impl World {
         self.note(format_args!("broker {b} ends {id} commit={commit} {:?}", markers.partitions));
         for at in markers.partitions.clone() {
             let number = self.request();
-            let mark = Mark { from, markers: markers.clone(), at, tick: 0 };
+            let mark = Mark { from, markers: markers.clone(), at, tick: 0, by: 0 };
             let Some(life) = self.life(b) else { return };
             life.coordination.marks.sent.insert(number, mark);
             self.mark_in(b, number, 0);
@@ -106,9 +110,29 @@ impl World {
             let pause = self.between(20 * MS, 200 * MS);
             return self.mark_in(b, number, pause);
         };
-        let message = Message::Mark { req: number, at, call };
+        // What went before must not come after the next transaction has begun: only markers of
+        // transactions that each have an epoch can be told from each other.
+        let before = std::mem::take(&mut self.mark(b, number).by);
+        if before != 0 {
+            self.break_connection(before);
+        }
+        let mut connection = 0;
+        if call.transaction_version < 2 {
+            let Some(life) = self.life(b) else { return };
+            let mut connections = std::mem::take(&mut life.coordination.marks.connections);
+            connection = self.connect(&mut connections, leader);
+            let Some(life) = self.life(b) else { return };
+            life.coordination.marks.connections = connections;
+        }
+        self.mark(b, number).by = connection;
+        let message = Message::Mark { req: number, connection, at, call };
         self.send(Place::Broker(b), Place::Broker(leader), message);
         self.mark_in(b, number, PATIENCE_US);
+    }
+
+    fn mark(&mut self, b: usize, number: u64) -> &mut Mark {
+        let life = self.brokers[b].life.as_mut().expect("it is looked at");
+        life.coordination.marks.sent.get_mut(&number).expect("it is looked at")
     }
 
     /// A partition has its marker, or needs none.
@@ -129,6 +153,7 @@ impl World {
         match MarkerAnswer::of(answer.error()) {
             MarkerAnswer::Done => self.marked(b, req),
             MarkerAnswer::Again => {
+                self.mark(b, req).by = 0;
                 let pause = self.between(20 * MS, 200 * MS);
                 self.mark_in(b, req, pause);
             }

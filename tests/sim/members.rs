@@ -17,8 +17,9 @@ use vltava::{
 
 use crate::{
     clients::{Client, TOPIC},
+    machine::Answer,
     net::{Message, Place},
-    offices::{Answer, GROUP_SESSION_MS},
+    offices::GROUP_SESSION_MS,
     plan::{MS, SECOND},
     txn_clients::{OFFICES, TXN_TOPIC},
     txn_serve::Wanted,
@@ -139,6 +140,10 @@ impl World {
             m.leader = self.ask_leader(client, key, false);
         }
         let Some(leader) = m.leader else { return pause };
+        if self.brokers[leader].life.is_none() {
+            m.leader = None;
+            return pause;
+        }
         let unknown: Vec<_> = m.uses().filter(|p| !m.positions.contains_key(p)).collect();
         let due = m.sure_since + 200 * MS < self.now;
         let (what, call) = if !m.joined || due {

@@ -8,7 +8,7 @@ use vltava::base::mutant::{Mutant, plant};
 use crate::{jobs, number, run_until_found};
 
 /// Every bug that the simulation must find.
-const ALL: [Mutant; 15] = [
+const ALL: [Mutant; 23] = [
     Mutant::AckBeforeIsr,
     Mutant::HighWatermarkIsLogEnd,
     Mutant::SkipEpochTruncation,
@@ -24,6 +24,14 @@ const ALL: [Mutant; 15] = [
     Mutant::RecoveryTrustsTail,
     Mutant::AckBeforeSync,
     Mutant::UncleanStaysEligible,
+    Mutant::CoordinatorAnswersEarly,
+    Mutant::LoadUncommitted,
+    Mutant::AcceptStaleCoordinator,
+    Mutant::ServePastLastStable,
+    Mutant::SkipVerification,
+    Mutant::AbortedOffsetsCount,
+    Mutant::TwoOwners,
+    Mutant::AcceptStaleMember,
 ];
 
 /// One bug at a time is planted in this process.
@@ -34,7 +42,10 @@ fn every_planted_bug_is_found() {
     let _alone = ONE_AT_A_TIME.lock().unwrap();
     let budget = number("SEEDS").unwrap_or(600);
     let mut missed = Vec::new();
-    for bug in ALL {
+    // `MUTANT=TwoOwners` tries one alone.
+    let only = std::env::var("MUTANT").ok();
+    let wanted = |bug: &Mutant| only.as_ref().is_none_or(|name| *name == format!("{bug:?}"));
+    for bug in ALL.into_iter().filter(wanted) {
         plant(Some(bug));
         let found = run_until_found(1, budget, jobs());
         plant(None);

@@ -12,7 +12,7 @@ use vltava::{
 
 use crate::{
     follow::Given,
-    offices::Answer,
+    machine::Answer,
     plan::MS,
     txn_serve::{Stable, Wanted, Writer},
     world::{Event, World},
@@ -102,8 +102,10 @@ pub enum Message {
         req: u64,
         answer: Answer,
     },
+    /// Without a connection (0) it may come late and twice.
     Mark {
         req: u64,
+        connection: u64,
         at: TopicPartition,
         call: EndTxnCall,
     },
@@ -122,10 +124,10 @@ impl Message {
     /// repeated by what carries them.
     fn may_repeat(&self) -> bool {
         match self {
-            Self::Call { connection, .. } | Self::TxnProduce { connection, .. } => *connection == 0,
-            Self::Produce { .. } | Self::Read { .. } | Self::Follow { .. } | Self::Mark { .. } => {
-                true
-            }
+            Self::Call { connection, .. }
+            | Self::Mark { connection, .. }
+            | Self::TxnProduce { connection, .. } => *connection == 0,
+            Self::Produce { .. } | Self::Read { .. } | Self::Follow { .. } => true,
             _ => false,
         }
     }
@@ -134,7 +136,9 @@ impl Message {
     const fn connection(&self) -> Option<u64> {
         match self {
             Self::Produce { connection, .. } => Some(*connection),
-            Self::Call { connection, .. } | Self::TxnProduce { connection, .. }
+            Self::Call { connection, .. }
+            | Self::Mark { connection, .. }
+            | Self::TxnProduce { connection, .. }
                 if *connection != 0 =>
             {
                 Some(*connection)
@@ -180,7 +184,7 @@ impl Message {
             }
             Self::Call { req, wanted, .. } => short(format!("Call {req} {wanted:?}")),
             Self::Called { req, answer } => short(format!("Called {req} {answer:?}")),
-            Self::Mark { req, at, call } => format!("Mark {req} {at:?} {call:?}"),
+            Self::Mark { req, at, call, .. } => format!("Mark {req} {at:?} {call:?}"),
             Self::Ask { req, command } => format!("Ask {req} {}", name_of(command)),
             Self::Answer { req, .. } => format!("Answer {req}"),
         }

@@ -5,32 +5,32 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
 use vltava::{
-    base::{ErrorCode, Mono, NodeId, Offset, PartitionId},
+    base::{ErrorCode, NodeId, Offset, PartitionId},
     controller::{Command, command::SubmitCommand},
     coordinator::{
-        Appended, ConsumerSettings, OffsetsLog as _, Settings,
-        batches::{self, Replay},
-        calls::{Effect, Reply, Ticket, Token},
+        ConsumerSettings, OffsetsLog as _, Settings,
+        batches::Replay,
+        calls::{Effect, Token},
         calls_consumer::ChangedTopics,
         shard::Shard,
         table::{Role, Table},
         topic_regex,
-        txn_batches::{self, LoadStep, TxnLoad},
-        txn_calls::{At, Markers, TxnEffect, TxnReply},
+        txn_batches::{LoadStep, TxnLoad},
+        txn_calls::At,
         txn_settings::TxnSettings,
         txn_shard::TxnShard,
     },
     metadata::{Delta, Image, features},
     node::offsets_log::{OFFSETS_TOPIC, ReplicaOffsetsLog, TRANSACTIONS_TOPIC},
     pb::controller as pb,
-    replica::{publish::Office, table::ReplicaTable, txn::Origin},
+    replica::{publish::Office, table::ReplicaTable},
 };
 
 use crate::{
     broker::{Asked, BrokerEvent},
+    machine::{Answer, Kind, Machine, Plain, Waiter},
     marks::Marking,
     net::{Message, Place},
     plan::MS,
@@ -43,209 +43,12 @@ const LOOK_US: u64 = 50 * MS;
 /// Bytes in one read while a shard loads.
 const LOAD_BYTES: usize = 2048;
 
-/// Which coordinator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    Groups,
-    Txns,
-}
-
-/// Who waits for an answer.
-#[derive(Debug, Clone, Copy)]
-pub struct Waiter {
-    pub to: Place,
-    pub req: u64,
-}
-
-/// What a coordinator answers.
-#[derive(Debug, Clone)]
-pub enum Answer {
-    Txn(TxnReply),
-    Group(Reply),
-    /// To a marker for a partition that is no coordinator's.
-    Marked(ErrorCode),
-    Refused(ErrorCode),
-}
-
-impl Answer {
-    /// The error that stands for the whole answer.
-    pub fn error(&self) -> ErrorCode {
-        match self {
-            Self::Txn(TxnReply::Producer(Ok(_)) | TxnReply::Verified(Ok(_))) => ErrorCode::None,
-            Self::Txn(TxnReply::Producer(Err(e)) | TxnReply::Verified(Err(e)))
-            | Self::Txn(TxnReply::Added(e))
-            | Self::Marked(e)
-            | Self::Refused(e)
-            | Self::Group(Reply::Heartbeat(e) | Reply::EndTxn(e) | Reply::TopicsDeleted(e)) => *e,
-            Self::Group(Reply::Join(r)) => r.error,
-            Self::Group(Reply::Sync(r)) => r.error,
-            Self::Group(Reply::Leave(r)) => r.error,
-            Self::Group(Reply::ConsumerHeartbeat(r)) => r.error,
-            Self::Group(Reply::Fetch(r)) => r.error,
-            Self::Group(Reply::Commit(r)) => {
-                let all = r.topics.iter().flat_map(|(_, _, codes)| codes).map(|(_, e)| *e);
-                let first = all.into_iter().find(|e| *e != ErrorCode::None);
-                if r.error == ErrorCode::None { first.unwrap_or_default() } else { r.error }
-            }
-            Self::Group(Reply::DeleteGroups(_) | Reply::DeleteOffsets(_)) => ErrorCode::None,
-        }
-    }
-}
-
-/// What a shard wants done, of either kind.
-pub enum Plain {
-    Reply(Token, Answer),
-    Append(Ticket, Result<Bytes, ErrorCode>, Origin),
-    Mark(Markers),
-    WantProducerId,
-    Resolve(Effect),
-    Nothing,
-}
-
-/// A shard of either kind.
-pub trait Machine: Sized {
-    const KIND: Kind;
-    const TOPIC: &'static str;
-    type Effect;
-    fn offices(all: &Offices) -> (&Table<Waiter, Self>, &ReplicaOffsetsLog);
-    fn plain(effect: Self::Effect, at: At) -> Plain;
-    fn appended(
-        &mut self,
-        t: Ticket,
-        r: Result<Appended, ErrorCode>,
-        at: At,
-        out: &mut Vec<Self::Effect>,
-    );
-    fn passed(&mut self, high_watermark: Offset, at: At, out: &mut Vec<Self::Effect>);
-    fn lost(&mut self, error: ErrorCode, at: At, out: &mut Vec<Self::Effect>);
-    fn due(&mut self, at: At, out: &mut Vec<Self::Effect>);
-    fn deadline(&self) -> Mono;
-    fn uncommitted(&self) -> Option<Offset>;
-    fn leave(self, at: At, out: &mut Vec<Self::Effect>);
-}
-
-impl Machine for Shard {
-    const KIND: Kind = Kind::Groups;
-    const TOPIC: &'static str = OFFSETS_TOPIC;
-    type Effect = Effect;
-
-    fn offices(all: &Offices) -> (&Table<Waiter, Self>, &ReplicaOffsetsLog) {
-        (&all.groups, &all.groups_log)
-    }
-
-    fn plain(effect: Effect, at: At) -> Plain {
-        match effect {
-            Effect::Reply { token, reply } => Plain::Reply(token, Answer::Group(reply)),
-            Effect::Append { ticket, records } => {
-                let batch = batches::encode(&records, at.now.wall_ms);
-                Plain::Append(ticket, batch, Origin::Group(None))
-            }
-            Effect::AppendInTxn { ticket, write } => {
-                let batch = batches::encode_in_txn(&write, at.now.wall_ms);
-                Plain::Append(ticket, batch, write.origin())
-            }
-            Effect::ResolveRegexes { .. } => Plain::Resolve(effect),
-            Effect::Rebalance(_) => Plain::Nothing,
-        }
-    }
-
-    fn appended(
-        &mut self,
-        t: Ticket,
-        r: Result<Appended, ErrorCode>,
-        at: At,
-        out: &mut Vec<Effect>,
-    ) {
-        self.appended(t, r, at.now, out);
-    }
-
-    fn passed(&mut self, high_watermark: Offset, at: At, out: &mut Vec<Effect>) {
-        self.committed(high_watermark, at.now, out);
-    }
-
-    fn lost(&mut self, error: ErrorCode, at: At, out: &mut Vec<Effect>) {
-        self.commit_lost(error, at.now, out);
-    }
-
-    fn due(&mut self, at: At, out: &mut Vec<Effect>) {
-        self.on_deadline(at.now, out);
-    }
-
-    fn deadline(&self) -> Mono {
-        self.next_deadline()
-    }
-
-    fn uncommitted(&self) -> Option<Offset> {
-        self.first_uncommitted()
-    }
-
-    fn leave(self, at: At, out: &mut Vec<Effect>) {
-        self.unload(at.now, out);
-    }
-}
-
-impl Machine for TxnShard {
-    const KIND: Kind = Kind::Txns;
-    const TOPIC: &'static str = TRANSACTIONS_TOPIC;
-    type Effect = TxnEffect;
-
-    fn offices(all: &Offices) -> (&Table<Waiter, Self>, &ReplicaOffsetsLog) {
-        (&all.txns, &all.txns_log)
-    }
-
-    fn plain(effect: TxnEffect, at: At) -> Plain {
-        match effect {
-            TxnEffect::Reply { token, reply } => Plain::Reply(token, Answer::Txn(reply)),
-            TxnEffect::Append { ticket, records } => {
-                let batch = txn_batches::encode(&records, at.transaction_version, at.now.wall_ms);
-                Plain::Append(ticket, batch, Origin::Group(None))
-            }
-            TxnEffect::Mark(markers) => Plain::Mark(markers),
-            TxnEffect::WantProducerId => Plain::WantProducerId,
-        }
-    }
-
-    fn appended(
-        &mut self,
-        t: Ticket,
-        r: Result<Appended, ErrorCode>,
-        at: At,
-        out: &mut Vec<TxnEffect>,
-    ) {
-        self.appended(t, r, at, out);
-    }
-
-    fn passed(&mut self, high_watermark: Offset, at: At, out: &mut Vec<TxnEffect>) {
-        self.committed(high_watermark, at, out);
-    }
-
-    fn lost(&mut self, error: ErrorCode, _: At, out: &mut Vec<TxnEffect>) {
-        self.commit_lost(error, out);
-    }
-
-    fn due(&mut self, at: At, out: &mut Vec<TxnEffect>) {
-        self.on_deadline(at, out);
-    }
-
-    fn deadline(&self) -> Mono {
-        self.next_deadline()
-    }
-
-    fn uncommitted(&self) -> Option<Offset> {
-        self.first_uncommitted()
-    }
-
-    fn leave(self, _: At, out: &mut Vec<TxnEffect>) {
-        self.unload(out);
-    }
-}
-
 /// A broker's shards.
 pub struct Offices {
     pub groups: Table<Waiter, Shard>,
     pub txns: Table<Waiter, TxnShard>,
-    groups_log: ReplicaOffsetsLog,
-    txns_log: ReplicaOffsetsLog,
+    pub groups_log: ReplicaOffsetsLog,
+    pub txns_log: ReplicaOffsetsLog,
     settings: Arc<Settings>,
     txn_settings: Arc<TxnSettings>,
 }

@@ -21,8 +21,8 @@ use vltava::{
 
 use crate::{
     clients::{Client, TOPIC},
+    machine::Answer,
     net::{Key, Message, Place},
-    offices::Answer,
     oracle::Sent,
     plan::{Fault, MS, SECOND},
     records,
@@ -35,7 +35,7 @@ pub const TXN_TOPIC: &str = "x";
 /// Partitions of each topic of a coordinator.
 pub const OFFICES: i32 = 2;
 /// A request without an answer is given up after this long.
-const PATIENCE_US: u64 = 2 * SECOND;
+const PATIENCE_US: u64 = SECOND;
 /// Transactions that each producer must commit once all faults are over.
 const FRESH: usize = 2;
 
@@ -104,7 +104,7 @@ impl World {
                 leaders: BTreeMap::new(),
                 rest_until: 0,
                 fresh: FRESH,
-                pause_us: self.between(5 * MS, 60 * MS),
+                pause_us: self.between(2 * MS, 40 * MS),
             };
             self.clients.push(Client::Transactional(client));
         }
@@ -140,7 +140,7 @@ impl World {
         }
         if t.steps.is_empty() {
             if !t.ready {
-                if !healing && !self.rng.one_in(4) {
+                if !healing && !self.rng.one_in(3) {
                     return pause;
                 }
                 let known = t.producer != Producer::NONE && self.rng.one_in(3);
@@ -215,6 +215,11 @@ impl World {
             t.leaders.insert(home, leader);
         }
         let leader = t.leaders[&home];
+        if self.brokers[leader].life.is_none() {
+            // Its connection is refused.
+            t.leaders.clear();
+            return;
+        }
         let to = Place::Broker(leader);
         let (req, id, producer) = (self.request(), t.id.clone(), t.producer);
         t.asked = Some((req, self.now));
@@ -309,8 +314,11 @@ impl World {
                 t.rest_until = self.now + self.between(20 * MS, 100 * MS);
             }
             code => {
-                self.note(format_args!("{} {:?} is lost at {step:?}: {code:?}", t.id, t.producer));
+                self.note(format_args!("{} {:?} is lost: {code:?}", t.id, t.producer));
                 self.abandon(t);
+                if matches!(step, Step::Init(_)) {
+                    t.producer = Producer::NONE;
+                }
             }
         }
     }

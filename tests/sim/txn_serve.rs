@@ -24,8 +24,8 @@ use vltava::{
 };
 
 use crate::{
+    machine::{Answer, Waiter},
     net::{Key, Message, Place},
-    offices::{Answer, Waiter},
     plan::SECOND,
     serve::Parked,
     world::World,
