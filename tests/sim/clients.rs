@@ -13,6 +13,7 @@ use vltava::{
 };
 
 use crate::{
+    classic_members::ClassicMember,
     machine::Answer,
     members::Member,
     net::{Key, Message, Place},
@@ -85,6 +86,7 @@ pub enum Client {
     Transactional(Transactional),
     Stable(StableReader),
     Member(Member),
+    Classic(ClassicMember),
     Admin,
 }
 
@@ -118,6 +120,7 @@ impl World {
         }
         self.start_txn_clients();
         self.start_members();
+        self.start_classic_members();
         for client in 0..self.clients.len() {
             self.at(500 * MS + client as u64, Event::Client { client, event: ClientEvent::Tick });
         }
@@ -156,6 +159,7 @@ impl World {
             Client::Transactional(t) => self.transact(client, t),
             Client::Stable(r) => self.read_stable(client, r),
             Client::Member(m) => self.take_part(client, m),
+            Client::Classic(m) => self.take_classic_part(client, m),
             Client::Admin => self.administrate(client),
         };
         self.clients[client] = taken;
@@ -183,6 +187,9 @@ impl World {
             }
             (Client::Member(m), Message::Called { req, answer }) => {
                 self.member_hears(client, m, req, answer);
+            }
+            (Client::Classic(m), Message::Called { req, answer }) => {
+                self.classic_hears(client, m, req, answer);
             }
             _ => {}
         }
@@ -309,6 +316,7 @@ impl World {
             Client::Producer(p) => self.give_up(p),
             Client::Transactional(t) => self.abandon(t),
             Client::Member(m) => m.die(),
+            Client::Classic(m) => m.die(),
             _ => {}
         }
         self.clients[client] = taken;
@@ -532,9 +540,9 @@ impl World {
                         return Some(lacks);
                     }
                 }
-                Client::Member(_) | Client::Admin => {}
+                Client::Member(_) | Client::Classic(_) | Client::Admin => {}
             }
         }
-        self.group_lacks()
+        self.group_lacks().or_else(|| self.classic_group_lacks())
     }
 }

@@ -8,6 +8,7 @@
 #![expect(unreachable_pub, reason = "a test of many files has no outside")]
 
 mod broker;
+mod classic_members;
 mod clients;
 mod faults;
 mod follow;

@@ -59,7 +59,9 @@ pub struct Member {
     connections: BTreeMap<usize, u64>,
     leader: Option<usize>,
     rest_until: u64,
-    /// When it sent the last heartbeat that was answered.
+    /// When it sent the last heartbeat that was answered; and the last that was answered by who
+    /// coordinates the group indeed.
+    beat_at: u64,
     sure_since: u64,
     fresh: usize,
 }
@@ -111,6 +113,7 @@ impl World {
                 connections: BTreeMap::new(),
                 leader: None,
                 rest_until: 0,
+                beat_at: 0,
                 sure_since: 0,
                 fresh: FRESH,
             };
@@ -145,7 +148,7 @@ impl World {
             return pause;
         }
         let unknown: Vec<_> = m.uses().filter(|p| !m.positions.contains_key(p)).collect();
-        let due = m.sure_since + 200 * MS < self.now;
+        let due = m.beat_at + 200 * MS < self.now;
         let (what, call) = if !m.joined || due {
             // It takes its time to give back.
             if healing || self.rng.below(3) > 0 {
@@ -241,7 +244,10 @@ impl World {
         m.asked = None;
         match (what, answer.error(), answer) {
             (What::Heartbeat, ErrorCode::None, Answer::Group(Reply::ConsumerHeartbeat(reply))) => {
-                m.sure_since = since;
+                m.beat_at = since;
+                if self.coordinates(m.leader, GROUP) {
+                    m.sure_since = since;
+                }
                 self.told_by_group(m, reply);
                 self.check_users(client, m);
             }
@@ -268,11 +274,18 @@ impl World {
                 }
                 m.says_all |= what == What::Heartbeat;
                 if code == ErrorCode::StaleMemberEpoch {
-                    m.sure_since = m.sure_since.min(self.now.saturating_sub(200 * MS));
+                    m.beat_at = 0;
                 }
                 m.rest_until = self.now + self.between(20 * MS, 100 * MS);
             }
         }
+    }
+
+    /// Whether that broker coordinates a group indeed: one that was deposed may not know it.
+    pub fn coordinates(&self, broker: Option<usize>, group: &str) -> bool {
+        let topic = self.quorum.image().topics().by_name(OFFSETS_TOPIC);
+        let partition = topic.and_then(|t| t.partition(partition_for(group, OFFICES)));
+        partition.and_then(|p| p.leader).map(|l| self.index_of(l)) == broker
     }
 
     /// A group tells a member where it stands and what it may use.

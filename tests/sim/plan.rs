@@ -92,6 +92,8 @@ pub struct Plan {
     /// Transactional producers, and members of a group.
     pub transactional: usize,
     pub members: usize,
+    /// Members of a classic group.
+    pub classic_members: usize,
     /// The level of `transaction.version`.
     pub transaction_version: i16,
 }
@@ -138,6 +140,7 @@ impl Plan {
             txn_partitions: 0,
             transactional: 0,
             members: 0,
+            classic_members: 0,
             transaction_version: 0,
         };
         if r.below(4) > 0 {
@@ -146,6 +149,9 @@ impl Plan {
             plan.members = if r.below(3) > 0 { 1 + r.below(3) } else { 0 };
         }
         plan.transaction_version = if r.below(3) > 0 { 2 } else { 1 };
+        if plan.txn_partitions > 0 && r.one_in(2) {
+            plan.classic_members = 1 + r.below(3);
+        }
         plan
     }
 
