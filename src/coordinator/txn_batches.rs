@@ -180,3 +180,27 @@ impl TxnLoad {
         (self.shard, self.replay)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::coordinator::txn_settings::TxnSettings;
+
+    #[test]
+    fn a_shard_is_loaded_when_all_that_was_read_is_committed() {
+        let shard = || TxnShard::new(Arc::new(TxnSettings::default()), 0);
+        let tombstone = TxnRecord { id: "a".into(), value: None };
+        let batch = encode(&[tombstone.clone(), tombstone], 1, 0).unwrap();
+        let mut load = TxnLoad::new(shard(), Bounds { start: 0, end: 2 });
+        assert_eq!(load.next(), LoadStep::Read(0));
+        load.chunk(&batch).unwrap();
+        assert_eq!(load.next(), LoadStep::Commit(1));
+        load.committed();
+        assert_eq!(load.next(), LoadStep::Done);
+        assert_eq!(load.done().1.taken, 2);
+        let empty = TxnLoad::new(shard(), Bounds { start: 5, end: 5 });
+        assert_eq!(empty.next(), LoadStep::Done);
+    }
+}

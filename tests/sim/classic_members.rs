@@ -36,7 +36,8 @@ const GROUP: &str = "classic";
 const PATIENCE_US: u64 = SECOND;
 const JOIN_PATIENCE_US: u64 = 4 * SECOND;
 const REBALANCE_MS: i32 = 2_500;
-/// Within this time after it asked last and was answered, nobody can think that a member is gone.
+/// Within this time after its last heartbeat that was answered, nobody can think that a member is
+/// gone. A SyncGroup to a stable group does not count, as in Kafka.
 const SURE_US: u64 = GROUP_SESSION_MS as u64 * 3 / 4 * MS;
 /// Commits that each member must get through once all faults are over.
 const FRESH: usize = 2;
@@ -262,7 +263,6 @@ impl World {
                 m.next = None;
                 m.owned = reply.assignment.iter().map(|b| PartitionId::from(*b)).collect();
                 m.beat_at = since;
-                self.sure_of_classic(client, m, since);
                 self.check_classic_owners(m);
             }
             (What::Heartbeat, ErrorCode::None, _) => {
@@ -315,7 +315,7 @@ impl World {
             return;
         }
         m.sure_since = since;
-        let sure = |m: &ClassicMember| m.sure_since + SURE_US > self.now;
+        let sure = |m: &ClassicMember| m.sure_since > 0 && m.sure_since + SURE_US > self.now;
         for (n, other) in self.clients.iter().enumerate() {
             let Client::Classic(other) = other else { continue };
             if n == client || !sure(m) || !sure(other) {
