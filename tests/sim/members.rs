@@ -85,7 +85,7 @@ impl Member {
         self.asked = None;
     }
 
-    /// Gives back what it may not use, and takes what it may.
+    /// Gives back what it may not use.
     fn settle(&mut self) {
         self.owned.clone_from(&self.may_use);
         let owned = &self.owned;
@@ -292,6 +292,10 @@ impl World {
     fn told_by_group(&mut self, m: &mut Member, reply: ConsumerHeartbeatReply) {
         (m.joined, m.epoch, m.says_all) = (true, reply.epoch, false);
         if let Some(may_use) = reply.assignment {
+            // It takes at once, and gives back later: what it says that it has is never too little.
+            for (topic, partitions) in &may_use {
+                m.owned.entry(*topic).or_default().extend(partitions);
+            }
             m.may_use = may_use;
         }
         for (topic, partitions) in &m.may_use {

@@ -244,8 +244,8 @@ impl World {
 
     /// Shards of partitions that a broker now leads are loaded, others unloaded.
     pub fn change_offices(&mut self, b: usize, delta: &Delta, image: &Arc<Image>, new: &[Office]) {
-        let mut changed = ChangedTopics::default();
-        changed.created = delta.created_topics().next().is_some();
+        let created = delta.created_topics().next().is_some();
+        let mut changed = ChangedTopics { created, ..ChangedTopics::default() };
         changed.names.extend(delta.created_topics().map(|t| Arc::clone(&t.name)));
         changed.names.extend(delta.deleted_topics().map(|t| Arc::clone(&t.name)));
         changed.names.extend(delta.changed_partitions().map(|p| Arc::clone(p.topic)));

@@ -145,9 +145,7 @@ impl World {
                 }
                 let known = t.producer != Producer::NONE && self.rng.one_in(3);
                 t.steps.push_back(Step::Init(known.then_some(t.producer)));
-            } else if healing && t.fresh == 0 {
-                return pause;
-            } else if !self.begin_txn(t, healing) {
+            } else if (healing && t.fresh == 0) || !self.begin_txn(t, healing) {
                 return pause;
             }
         }
@@ -210,11 +208,9 @@ impl World {
             _ => self.key_in(TRANSACTIONS_TOPIC, partition_for(&t.id, OFFICES)),
         };
         let Some(home) = home else { return };
-        if !t.leaders.contains_key(&home) {
-            let Some(leader) = self.ask_leader(client, home, false) else { return };
-            t.leaders.insert(home, leader);
-        }
-        let leader = t.leaders[&home];
+        let known = t.leaders.get(&home).copied();
+        let Some(leader) = known.or_else(|| self.ask_leader(client, home, false)) else { return };
+        t.leaders.insert(home, leader);
         if self.brokers[leader].life.is_none() {
             // Its connection is refused.
             t.leaders.clear();
