@@ -64,6 +64,8 @@ pub(super) struct Inner {
     earlier: Notify,
     /// To the task that writes markers. Holds at most a few pieces for each transaction that ends.
     pub(super) markers: mpsc::UnboundedSender<Piece>,
+    /// Whether shards may be loaded.
+    serving: watch::Sender<bool>,
     pub(super) stopped: watch::Sender<bool>,
 }
 
@@ -95,11 +97,25 @@ impl Transactions {
             wakes_at: AtomicU64::new(Mono::NEVER.0),
             earlier: Notify::new(),
             markers,
+            serving: watch::Sender::new(true),
             stopped: watch::Sender::new(false),
         });
         runtime.spawn(timer(inner.clone()));
         runtime.spawn(markers_driver::run(inner.clone(), pieces));
         Self { inner }
+    }
+
+    /// Shards are not loaded before [`Transactions::serve`]: a broker that was started anew does not act for
+    /// partitions that it led in its last life, until the controller knows of this one and it knows
+    /// who leads now. What it would write in the meantime would be of an epoch in which others may
+    /// have written something else at the same offsets, which it has lost.
+    pub fn hold(&self) {
+        self.inner.serving.send_replace(false);
+    }
+
+    /// Shards are loaded from now on.
+    pub fn serve(&self) {
+        self.inner.serving.send_replace(true);
     }
 
     /// Leaves all partitions and ends the tasks. Waiting requests get `NotCoordinator`.
@@ -430,8 +446,22 @@ async fn watch_commits(inner: Arc<Inner>, partition: PartitionId, shared: Shared
     }
 }
 
+impl Inner {
+    /// Waits until shards may be loaded. `false` if the broker stops first.
+    async fn may_load(&self) -> bool {
+        let (mut serving, mut stopped) = (self.serving.subscribe(), self.stopped.subscribe());
+        tokio::select! {
+            served = async { serving.wait_for(|s| *s).await.is_ok() } => served,
+            () = async { _ = stopped.wait_for(|s| *s).await } => false,
+        }
+    }
+}
+
 /// Replays the log of a partition and makes its shard active.
 async fn load(inner: Arc<Inner>, partition: PartitionId, shared: Shared) {
+    if !inner.may_load().await {
+        return;
+    }
     let began = inner.clock.now().mono;
     let loaded = replay(&inner, partition, &shared).await;
     let mut slot = shared.lock();

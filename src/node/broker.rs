@@ -96,6 +96,8 @@ pub(crate) async fn start(
     let groups = Coordinators::start(log, clock, entropy, group_settings(config));
     let late = Arc::new(LateBroker::default());
     let transactions = start_transactions(config, world, &replicas, &late);
+    groups.hold();
+    transactions.hold();
     let (misplaced, found) = mpsc::unbounded_channel();
     let to_assign = misplaced.clone();
     let publisher = Publisher {
@@ -175,6 +177,8 @@ pub(crate) async fn start(
     moves_driver::start(&mut tasks, table, said, to_assign, stopping.clone());
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
+    broker.groups.serve();
+    broker.transactions.serve();
     let listeners = sockets::open(config, bound, &broker);
     tasks.spawn(selftest::dial_back(Arc::clone(&broker)));
     Ok(RunningBroker { broker, listeners, stop, following, cleaner, tasks, fatal })

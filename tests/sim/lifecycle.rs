@@ -154,9 +154,13 @@ impl World {
         } else if life.stopping {
             self.heartbeat_in(b, 50 * MS);
         } else {
+            let begins = !life.running && !r.is_fenced;
             life.running |= !r.is_fenced;
             let pause = if r.is_fenced { 50 } else { HEARTBEAT_MS };
             self.heartbeat_in(b, pause * MS);
+            if begins {
+                self.take_offices(b);
+            }
         }
     }
 
@@ -169,7 +173,9 @@ impl World {
         let marker = Path::new(DATA).join(".kafka_cleanshutdown");
         let how = match self.brokers[b].fs.stat(&marker) {
             Ok(Some(_)) => End::Clean,
-            _ => self.end_of_disk(),
+            // Beyond what may be lost at a time no disk forgets.
+            _ if self.may_stop(b) => self.end_of_disk(),
+            _ => End::Killed,
         };
         self.end_broker(b, how, down);
     }

@@ -104,6 +104,9 @@ pub struct Coordination {
     loads: u64,
     pub verifying: BTreeMap<u64, Verifying>,
     pub marks: Marking,
+    /// Offices that are not taken before the controller knows of this life
+    /// (`Coordinators::hold`): in the one before it may have lost what others have.
+    held: Vec<Office>,
     /// As new the metadata must be to say that a partition is gone.
     pub as_of: Offset,
 }
@@ -118,6 +121,7 @@ impl Coordination {
             loads: 0,
             verifying: BTreeMap::new(),
             marks: Marking::default(),
+            held: Vec::new(),
             as_of: 0,
         }
     }
@@ -257,7 +261,21 @@ impl World {
         }
         if let Some(life) = self.life(b) {
             life.coordination.as_of = image.position.offset;
+            if !life.running {
+                return life.coordination.held.extend(new.iter().cloned());
+            }
         }
+        self.change_each(b, new);
+    }
+
+    /// The controller knows of a broker: it acts for what it leads.
+    pub fn take_offices(&mut self, b: usize) {
+        let Some(life) = self.life(b) else { return };
+        let held = std::mem::take(&mut life.coordination.held);
+        self.change_each(b, &held);
+    }
+
+    fn change_each(&mut self, b: usize, new: &[Office]) {
         for office in new {
             match &*office.topic {
                 OFFSETS_TOPIC => self.change_office::<Shard>(b, office),
