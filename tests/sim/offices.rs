@@ -439,6 +439,8 @@ impl World {
                     self.violate("readable", format!("records of transactions: {replay:?}"));
                 }
                 self.note(format_args!("broker {b} has loaded transactions {partition}"));
+                self.observe(b);
+                self.check_loaded(b, TRANSACTIONS_TOPIC, partition, replay.next);
                 self.step::<TxnShard>(b, partition, None, TxnShard::loaded);
             }
             Ok(load) => {

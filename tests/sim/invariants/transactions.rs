@@ -1,8 +1,8 @@
 //! `all-or-nothing`, `outcome`, `marker-epoch`, `hanging`: a transaction ends everywhere as it was
 //! decided, offsets included, and as its producer was told; a coordinator that was superseded ends
-//! nothing. `answered`: a coordinator's answer leaves when what it says is committed.
-//! `read-committed`: who reads committed data is given all of committed transactions and nothing of
-//! others. `offset-regress`: the offset that counts never goes back.
+//! nothing. `answered`: a coordinator's answer leaves when what it says is committed. `loaded`: it
+//! acts on nothing else. `read-committed`: who reads committed data is given all of committed
+//! transactions and nothing of others. `offset-regress`: the offset that counts never goes back.
 
 use vltava::base::{Offset, PartitionId};
 
@@ -38,6 +38,17 @@ impl World {
                  {committed}"
             );
             self.violate("answered", text);
+        }
+    }
+
+    /// A coordinator acts on what it has loaded up to `end`: another leader could take back what is
+    /// not committed.
+    pub fn check_loaded(&mut self, b: usize, topic: &str, partition: PartitionId, end: Offset) {
+        let Some(id) = self.quorum.image().topics().id_of(topic) else { return };
+        let committed = self.oracle.committed_end((id, partition));
+        if committed < end {
+            let text = format!("broker {b} loads {topic}-{partition} to {end} of {committed}");
+            self.violate("loaded", text);
         }
     }
 
