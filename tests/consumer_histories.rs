@@ -1,6 +1,6 @@
 //! Random histories of consumer groups (KIP-848): members that come, go, die and return, topics that
-//! grow, a log that refuses, a high watermark that lags, reloads. No partition ever has two users,
-//! and once things calm down every partition has one.
+//! grow, a log that refuses, a high watermark that lags, reloads, a wall clock that jumps. No
+//! partition ever has two users, and once things calm down every partition has one.
 
 mod group_world;
 
@@ -220,6 +220,11 @@ impl History {
                 }
                 5 => self.grow(TOPICS[dice.roll(3) as usize], 1),
                 6..=20 => self.world.advance(200),
+                21 => {
+                    // The wall clock is set, a day forth and back again.
+                    let (wall_ms, day) = (&mut self.world.now.wall_ms, 86_400_000);
+                    *wall_ms += if *wall_ms < day { day } else { -day };
+                }
                 _ => {}
             }
             self.world.resolve();

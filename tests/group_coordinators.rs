@@ -342,6 +342,21 @@ async fn offsets_go_by_name_and_by_id_and_can_be_deleted() {
 }
 
 #[tokio::test]
+async fn what_is_led_is_loaded_once_the_broker_serves() {
+    let coordinators = start(&MemoryLog::new());
+    coordinators.hold();
+    coordinators.elected(coordinators.partition_of("g"), 1);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+        assert_eq!(fetch(&coordinators, 7).await.1, ErrorCode::CoordinatorLoadInProgress);
+    }
+    coordinators.serve();
+    elect(&coordinators, 1).await;
+    assert_eq!(fetch(&coordinators, 7).await, (-1, ErrorCode::None));
+    coordinators.stop();
+}
+
+#[tokio::test]
 async fn a_resignation_ends_the_waiting_and_the_next_election_reads_the_log() {
     use ErrorCode as E;
     let log = MemoryLog::new();

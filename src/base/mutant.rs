@@ -36,6 +36,22 @@ pub enum Mutant {
     AckBeforeSync,
     /// A broker whose last life ended uncleanly stays eligible to lead.
     UncleanStaysEligible,
+    /// A coordinator answers as soon as it has appended.
+    CoordinatorAnswersEarly,
+    /// Transactions are loaded, and their markers written, from what is not committed.
+    LoadUncommitted,
+    /// A marker of a coordinator that was superseded is appended.
+    AcceptStaleCoordinator,
+    /// A reader of committed data is given what lies above the last stable offset.
+    ServePastLastStable,
+    /// A transaction begins in a partition without its coordinator's word.
+    SkipVerification,
+    /// The offsets of an aborted transaction count.
+    AbortedOffsetsCount,
+    /// A consumer is given a partition that another still has.
+    TwoOwners,
+    /// A consumer commits under an epoch that is over.
+    AcceptStaleMember,
 }
 
 /// Whether that bug is planted.

@@ -21,7 +21,7 @@ const INFLATED_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// Why the log cannot be replayed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ReplayError {
+pub enum ReplayError {
     /// A batch is damaged.
     #[error("the batch at offset {at} is damaged: {cause}")]
     Batch {
@@ -50,7 +50,7 @@ pub(super) enum ReplayError {
 ///
 /// # Errors
 /// `UnknownServerError` if a name is too long for the format, `RecordListTooLarge` beyond 2 GiB.
-pub(super) fn encode(records: &[Record], now_ms: i64) -> Result<Bytes, ErrorCode> {
+pub fn encode(records: &[Record], now_ms: i64) -> Result<Bytes, ErrorCode> {
     fill(BatchBuilder::new(Compression::None), records, now_ms)
 }
 
@@ -58,7 +58,7 @@ pub(super) fn encode(records: &[Record], now_ms: i64) -> Result<Bytes, ErrorCode
 ///
 /// # Errors
 /// As [`encode`].
-pub(super) fn encode_in_txn(write: &TxnWrite, now_ms: i64) -> Result<Bytes, ErrorCode> {
+pub fn encode_in_txn(write: &TxnWrite, now_ms: i64) -> Result<Bytes, ErrorCode> {
     match write {
         TxnWrite::Offsets { producer_id, producer_epoch, records, .. } => {
             let batch = BatchBuilder::new(Compression::None).transactional();
@@ -84,23 +84,23 @@ fn fill(mut batch: BatchBuilder, records: &[Record], now_ms: i64) -> Result<Byte
 
 /// Replays the log of a partition into a shard.
 #[derive(Debug)]
-pub(super) struct Replay {
+pub struct Replay {
     /// The offset to read next.
-    pub(super) next: Offset,
+    pub next: Offset,
     /// Records taken.
-    pub(super) taken: usize,
+    pub taken: usize,
     /// Records of kinds that are not kept here: other kinds of groups.
-    pub(super) passed_over: usize,
+    pub passed_over: usize,
     /// Records of known kinds that could not be read, and the first reason.
-    pub(super) damaged: usize,
-    pub(super) first_damage: Option<RecordError>,
+    pub damaged: usize,
+    pub first_damage: Option<RecordError>,
     names: Names,
     scratch: Scratch,
 }
 
 impl Replay {
     /// A replay from offset `start` on.
-    pub(super) fn new(start: Offset) -> Self {
+    pub fn new(start: Offset) -> Self {
         Self {
             next: start,
             taken: 0,
@@ -117,7 +117,7 @@ impl Replay {
     ///
     /// # Errors
     /// `Batch`, `Records`; `Empty` if there is not one whole batch.
-    pub(super) fn chunk(
+    pub fn chunk(
         &mut self,
         bytes: &[u8],
         high_watermark: Offset,

@@ -71,6 +71,8 @@ struct Inner {
     wakes_at: AtomicU64,
     /// Wakes the timer early.
     earlier: Notify,
+    /// Whether shards may be loaded.
+    serving: watch::Sender<bool>,
     stopped: watch::Sender<bool>,
 }
 
@@ -100,10 +102,24 @@ impl Coordinators {
             loads: Semaphore::new(LOADS_ASIDE),
             wakes_at: AtomicU64::new(Mono::NEVER.0),
             earlier: Notify::new(),
+            serving: watch::Sender::new(true),
             stopped: watch::Sender::new(false),
         });
         runtime.spawn(timer(inner.clone()));
         Self { inner }
+    }
+
+    /// Shards are not loaded before [`Coordinators::serve`]: a broker that was started anew does not act for
+    /// partitions that it led in its last life, until the controller knows of this one and it knows
+    /// who leads now. What it would write in the meantime would be of an epoch in which others may
+    /// have written something else at the same offsets, which it has lost.
+    pub fn hold(&self) {
+        self.inner.serving.send_replace(false);
+    }
+
+    /// Shards are loaded from now on.
+    pub fn serve(&self) {
+        self.inner.serving.send_replace(true);
     }
 
     /// Leaves all partitions and ends the tasks. Waiting requests get `NotCoordinator`.
@@ -463,11 +479,32 @@ async fn watch_commits(inner: Arc<Inner>, partition: PartitionId, shared: Shared
     }
 }
 
+impl Inner {
+    /// Waits until shards may be loaded. `false` if the broker stops first.
+    async fn may_load(&self) -> bool {
+        let (mut serving, mut stopped) = (self.serving.subscribe(), self.stopped.subscribe());
+        tokio::select! {
+            served = async { serving.wait_for(|s| *s).await.is_ok() } => served,
+            () = async { _ = stopped.wait_for(|s| *s).await } => false,
+        }
+    }
+}
+
 /// Replays the log of a partition and makes its shard active.
 async fn load(inner: Arc<Inner>, partition: PartitionId, shared: SharedSlot<Waiter>) {
+    if !inner.may_load().await {
+        return;
+    }
     let began = inner.clock.now().mono;
-    let loaded = replay_aside(&inner, partition, &shared).await;
-    let mut slot = shared.lock();
+    let (loaded, mut slot) = loop {
+        let epoch = shared.lock().epoch;
+        let loaded = replay_aside(&inner, partition, &shared).await;
+        let slot = shared.lock();
+        // Elected again meanwhile: what failed was asked in the old epoch.
+        if loaded.is_ok() || slot.epoch == epoch {
+            break (loaded, slot);
+        }
+    };
     if !matches!(slot.role, Role::Loading) {
         return;
     }

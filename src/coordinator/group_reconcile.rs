@@ -12,7 +12,7 @@ use super::{
     consumer_records::{Epochs, Partitions, ResolvedRegex},
 };
 use crate::{
-    base::{PartitionId, Uuid},
+    base::{Mutant, PartitionId, Uuid, mutant},
     metadata::Image,
 };
 
@@ -115,7 +115,8 @@ impl Reconciliation<'_> {
             let own = member.revoking.get(&topic).unwrap_or(&none);
             let mut takes = BTreeMap::new();
             for p in target.iter().filter(|p| !keeps.contains_key(p)) {
-                if (self.is_owned)(topic, *p) && !own.contains_key(p) {
+                let owned = (self.is_owned)(topic, *p) && !mutant(Mutant::TwoOwners);
+                if owned && !own.contains_key(p) {
                     unreleased = true;
                 } else {
                     takes.insert(*p, self.target_epoch);

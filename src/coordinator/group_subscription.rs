@@ -96,6 +96,8 @@ impl Shard {
         let now_ms = turn.now.wall_ms;
         let last = group.resolved.values().next();
         let refreshed_ms = last.map(|r| r.timestamp_ms);
+        // What a wall clock ahead of this one has noted is no reason to wait.
+        let refreshed_ms = refreshed_ms.filter(|at| *at <= now_ms);
         if refreshed_ms.is_some_and(|at| now_ms <= at.saturating_add(REGEX_PAUSE_MS)) {
             return Ok(change);
         }
@@ -198,8 +200,11 @@ impl Shard {
     ) -> (i32, Arc<Partitions>) {
         let Joining { group, member, updated } = joining;
         let interval_ms = self.consumers.assignment_interval_ms(&group.id, turn.settings);
+        let now_ms = turn.now.wall_ms;
+        // A wall clock behind that of the last target must not keep the group from its next one.
         let may = group.target_ms == 0
-            || turn.now.wall_ms >= group.target_ms.saturating_add(i64::from(interval_ms));
+            || now_ms < group.target_ms
+            || now_ms >= group.target_ms.saturating_add(i64::from(interval_ms));
         if group.target_epoch >= epoch || !may {
             return (group.target_epoch, group.target_of(updated));
         }

@@ -8,10 +8,10 @@ use super::{
     batches::ReplayError,
     calls::{Ticket, Token},
     codec::RecordError,
-    ports::Appended,
+    ports::{Appended, Bounds},
 };
 use crate::{
-    base::{ErrorCode, Mono, Offset},
+    base::{ErrorCode, Mono, Mutant, Offset, mutant},
     record::{
         self, BatchError, BatchHeader, Records, Scratch,
         batch::{batches, check_crc},
@@ -22,7 +22,7 @@ use crate::{
 const INFLATED_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// A shard: keeps what one partition of an internal topic says.
-pub(super) trait Machine: Sized + Send + fmt::Debug + 'static {
+pub trait Machine: Sized + Send + fmt::Debug + 'static {
     /// What it is asked.
     type Call: Send;
     /// What it answers.
@@ -87,20 +87,22 @@ pub(super) enum Job<M: Machine> {
 
 /// Replays the log of a partition into a shard.
 #[derive(Debug)]
-pub(super) struct LogReplay {
+pub struct LogReplay {
     /// The offset to read next.
-    pub(super) next: Offset,
+    pub next: Offset,
     /// Records taken.
-    pub(super) taken: usize,
-    /// Records that could not be read or are of an unknown kind, and the first reason.
-    pub(super) damaged: usize,
-    pub(super) first_damage: Option<RecordError>,
+    pub taken: usize,
+    /// Records that could not be read or are of an unknown kind.
+    pub damaged: usize,
+    /// The first reason.
+    pub first_damage: Option<RecordError>,
     scratch: Scratch,
 }
 
 impl LogReplay {
     /// A replay from offset `start` on.
-    pub(super) fn new(start: Offset) -> Self {
+    #[must_use]
+    pub fn new(start: Offset) -> Self {
         Self { next: start, taken: 0, damaged: 0, first_damage: None, scratch: Scratch::default() }
     }
 
@@ -109,11 +111,7 @@ impl LogReplay {
     ///
     /// # Errors
     /// `Batch`, `Records`; `Empty` if there is not one whole batch.
-    pub(super) fn chunk(
-        &mut self,
-        bytes: &[u8],
-        shard: &mut impl Machine,
-    ) -> Result<(), ReplayError> {
+    pub fn chunk(&mut self, bytes: &[u8], shard: &mut impl Machine) -> Result<(), ReplayError> {
         let from = self.next;
         for batch in batches(bytes) {
             let (header, batch) = match batch {
@@ -163,5 +161,92 @@ impl LogReplay {
             }
         }
         Ok(())
+    }
+}
+
+/// What a shard that is being loaded needs next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadStep {
+    /// What the log has from this offset on, for [`Load::chunk`].
+    Read(Offset),
+    /// That the high watermark passes this offset, for [`Load::committed`].
+    Commit(Offset),
+    /// Nothing: it may take calls.
+    Done,
+}
+
+/// A shard that is being loaded: all of the log as it is now, up to an end that is committed, as
+/// nothing may be told or done of what another leader could still take back.
+#[derive(Debug)]
+pub struct Load<M> {
+    replay: LogReplay,
+    shard: Box<M>,
+    bounds: Bounds,
+    committed: bool,
+}
+
+impl<M: Machine> Load<M> {
+    /// `shard` is empty and the log has these bounds.
+    #[must_use]
+    pub fn new(shard: M, bounds: Bounds) -> Self {
+        let committed = bounds.end <= bounds.start || mutant(Mutant::LoadUncommitted);
+        Self { replay: LogReplay::new(bounds.start), shard: Box::new(shard), bounds, committed }
+    }
+
+    /// What is needed next.
+    #[must_use]
+    pub const fn next(&self) -> LoadStep {
+        if self.replay.next < self.bounds.end {
+            LoadStep::Read(self.replay.next)
+        } else if self.committed {
+            LoadStep::Done
+        } else {
+            LoadStep::Commit(self.bounds.end - 1)
+        }
+    }
+
+    /// Takes what was read.
+    ///
+    /// # Errors
+    /// As [`LogReplay::chunk`].
+    pub fn chunk(&mut self, bytes: &[u8]) -> Result<(), ReplayError> {
+        self.replay.chunk(bytes, &mut *self.shard)
+    }
+
+    /// The high watermark has passed the end.
+    pub const fn committed(&mut self) {
+        self.committed = true;
+    }
+
+    /// The shard, and what was found in the log.
+    #[must_use]
+    pub fn done(self) -> (Box<M>, LogReplay) {
+        (self.shard, self.replay)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::coordinator::{
+        txn_batches::encode, txn_records::TxnRecord, txn_settings::TxnSettings, txn_shard::TxnShard,
+    };
+
+    #[test]
+    fn a_shard_is_loaded_when_all_that_was_read_is_committed() {
+        let shard = || TxnShard::new(Arc::new(TxnSettings::default()), 0);
+        let tombstone = TxnRecord { id: "a".into(), value: None };
+        let batch = encode(&[tombstone.clone(), tombstone], 1, 0).unwrap();
+        let mut load = Load::new(shard(), Bounds { start: 0, end: 2 });
+        assert_eq!(load.next(), LoadStep::Read(0));
+        load.chunk(&batch).unwrap();
+        assert_eq!(load.next(), LoadStep::Commit(1));
+        load.committed();
+        assert_eq!(load.next(), LoadStep::Done);
+        assert_eq!(load.done().1.taken, 2);
+        let empty = Load::new(shard(), Bounds { start: 5, end: 5 });
+        assert_eq!(empty.next(), LoadStep::Done);
     }
 }

@@ -16,7 +16,10 @@ use tokio::{
 };
 
 use super::{
-    transactions_driver::Inner, txn_calls::Markers, txn_ports::Leader, txn_records::TopicPartition,
+    transactions_driver::Inner,
+    txn_calls::{MarkerAnswer, Markers},
+    txn_ports::Leader,
+    txn_records::TopicPartition,
 };
 use crate::{
     base::{ErrorCode, NodeId, PartitionId},
@@ -249,26 +252,6 @@ fn marker(piece: &Piece, coordinator_epoch: i32) -> WritableTxnMarker {
     }
 }
 
-/// What is to be done about a partition after its leader answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
-    Done,
-    Again,
-    /// Another coordinator, or another epoch of the producer, has taken over there.
-    Fenced,
-}
-
-const fn next(code: ErrorCode) -> Next {
-    match code {
-        ErrorCode::None
-        // Nothing of a transaction can have been written there.
-        | ErrorCode::UnsupportedForMessageFormat
-        | ErrorCode::UnsupportedVersion => Next::Done,
-        ErrorCode::InvalidProducerEpoch | ErrorCode::TransactionCoordinatorFenced => Next::Fenced,
-        _ => Next::Again,
-    }
-}
-
 fn settle(
     inner: &Arc<Inner>,
     pieces: impl Iterator<Item = Piece>,
@@ -289,9 +272,9 @@ fn settle(
             let key = (piece.markers.producer.id, &*partition.0, partition.1);
             // A leader that says nothing of a partition is asked again.
             let code = codes.get(&key).copied().unwrap_or(ErrorCode::UnknownServerError);
-            match next(code) {
-                Next::Done => done.push(partition.clone()),
-                Next::Again => {
+            match MarkerAnswer::of(code) {
+                MarkerAnswer::Done => done.push(partition.clone()),
+                MarkerAnswer::Again => {
                     let (id, error) = (&*piece.markers.id, code.name());
                     let (topic, number) = (&*partition.0, partition.1);
                     match code.is_retriable() {
@@ -300,7 +283,7 @@ fn settle(
                     }
                     again.insert(partition.clone());
                 }
-                Next::Fenced => fenced = Some((partition.clone(), code)),
+                MarkerAnswer::Fenced => fenced = Some((partition.clone(), code)),
             }
         }
         if !done.is_empty() {

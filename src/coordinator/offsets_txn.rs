@@ -22,7 +22,7 @@ use super::{
     shard::Shard,
     turn::{Then, Turn},
 };
-use crate::base::{ErrorCode, Now, PartitionId, Uuid};
+use crate::base::{ErrorCode, Mutant, Now, PartitionId, Uuid, mutant};
 
 /// Group, topic, partition.
 type Key = (Arc<str>, Arc<str>, PartitionId);
@@ -93,7 +93,7 @@ impl TxnOffsets {
             if open.producers.is_empty() {
                 self.open.remove(&key);
             }
-            if commit && newest {
+            if (commit || mutant(Mutant::AbortedOffsetsCount)) && newest {
                 counts.push((key, value));
             }
         }

@@ -25,7 +25,7 @@ use super::{
     share_groups::{self, ShareGroups},
     turn::{Then, Turn, append_error, in_batches},
 };
-use crate::base::{ErrorCode, Mono, Now, Offset};
+use crate::base::{ErrorCode, Mono, Mutant, Now, Offset, mutant};
 
 /// One shard.
 #[derive(Debug)]
@@ -252,7 +252,8 @@ impl Shard {
     ) {
         // Whatever the watermark has passed is settled first, so that this needs no copy.
         self.pass(at.high_watermark, turn);
-        let committed = at.last_offset < at.high_watermark;
+        let committed =
+            at.last_offset < at.high_watermark || mutant(Mutant::CoordinatorAnswersEarly);
         let deadline = turn.now.mono.after_ms(turn.settings.commit_timeout_ms);
         if !committed {
             self.push_pending(at.last_offset, deadline, Then::Nothing);

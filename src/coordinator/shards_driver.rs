@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{
     batches::ReplayError,
-    machine::{Job, LogReplay, Machine},
+    machine::{Job, Load, LoadStep, Machine},
     ports::OffsetsLog,
     table::{Role, SharedSlot, Slot, Table, partition_for},
 };
@@ -75,6 +75,8 @@ pub(super) struct Shell<H: Host> {
     wakes_at: AtomicU64,
     /// Wakes the timer early.
     earlier: Notify,
+    /// Whether shards may be loaded.
+    serving: watch::Sender<bool>,
     pub(super) stopped: watch::Sender<bool>,
 }
 
@@ -101,10 +103,33 @@ impl<H: Host> Shell<H> {
             partitions: AtomicI32::new(partitions),
             wakes_at: AtomicU64::new(Mono::NEVER.0),
             earlier: Notify::new(),
+            serving: watch::Sender::new(true),
             stopped: watch::Sender::new(false),
         });
         shell.runtime.spawn(timer(Arc::clone(&shell)));
         shell
+    }
+
+    /// Shards are not loaded before [`Shell::serve`]: a broker that was started anew does not act for
+    /// partitions that it led in its last life, until the controller knows of this one and it knows
+    /// who leads now. What it would write in the meantime would be of an epoch in which others may
+    /// have written something else at the same offsets, which it has lost.
+    pub(super) fn hold(&self) {
+        self.serving.send_replace(false);
+    }
+
+    /// Shards are loaded from now on.
+    pub(super) fn serve(&self) {
+        self.serving.send_replace(true);
+    }
+
+    /// Waits until shards may be loaded. `false` if the broker stops first.
+    async fn may_load(&self) -> bool {
+        let (mut serving, mut stopped) = (self.serving.subscribe(), self.stopped.subscribe());
+        tokio::select! {
+            served = async { serving.wait_for(|s| *s).await.is_ok() } => served,
+            () = async { _ = stopped.wait_for(|s| *s).await } => false,
+        }
     }
 
     /// Leaves all partitions and ends the tasks. Waiting requests get `NotCoordinator`.
@@ -322,15 +347,25 @@ async fn watch_commits<H: Host>(shell: Arc<Shell<H>>, partition: PartitionId, sh
 
 /// Replays the log of a partition and makes its shard active.
 async fn load<H: Host>(shell: Arc<Shell<H>>, partition: PartitionId, shared: Shared<H>) {
+    if !shell.may_load().await {
+        return;
+    }
     let began = shell.clock.now().mono;
-    let mut shard = Box::new(shell.host.shard());
-    let loaded = replay(&shell, partition, &shared, &mut shard).await;
-    let mut slot = shared.lock();
+    let (loaded, mut slot) = loop {
+        let epoch = shared.lock().epoch;
+        let loaded = replay(&shell, partition, &shared).await;
+        let slot = shared.lock();
+        // Elected again meanwhile: what failed was asked in the old epoch.
+        if loaded.is_ok() || slot.epoch == epoch {
+            break (loaded, slot);
+        }
+    };
     if !matches!(slot.role, Role::Loading) {
         return;
     }
     match loaded {
-        Ok(replay) => {
+        Ok(load) => {
+            let (shard, replay) = load.done();
             let (count, open) = H::size(&shard);
             let took = shell.clock.now().mono.since(began);
             let (records, damaged) = (replay.taken, replay.damaged);
@@ -356,29 +391,31 @@ async fn replay<H: Host>(
     shell: &Shell<H>,
     partition: PartitionId,
     shared: &Shared<H>,
-    shard: &mut H::Shard,
-) -> Result<LogReplay, ReplayError> {
+) -> Result<Load<H::Shard>, ReplayError> {
     let epoch = || shared.lock().epoch;
-    let loading = || matches!(shared.lock().role, Role::Loading);
     let bounds = shell.log.bounds(partition, epoch()).map_err(ReplayError::Log)?;
-    let mut replay = LogReplay::new(bounds.start);
-    while replay.next < bounds.end && loading() {
-        let read = shell.log.read(partition, epoch(), replay.next, shell.load_buffer_bytes);
-        replay.chunk(&read.await.map_err(ReplayError::Log)?.bytes, shard)?;
-    }
-    // Nothing is told or done of what another leader could still take back.
+    let mut load = Load::new(shell.host.shard(), bounds);
     let mut stopped = shell.stopped.subscribe();
-    while bounds.end > bounds.start && loading() {
+    while matches!(shared.lock().role, Role::Loading) {
         let asked = epoch();
-        let passed = tokio::select! {
-            passed = shell.log.committed(partition, asked, bounds.end - 1) => passed,
-            _ = stopped.changed() => break,
-        };
-        match passed {
-            Ok(_) => break,
-            Err(_) if epoch() != asked => {}
-            Err(error) => return Err(ReplayError::Log(error)),
+        match load.next() {
+            LoadStep::Read(from) => {
+                let read = shell.log.read(partition, asked, from, shell.load_buffer_bytes);
+                load.chunk(&read.await.map_err(ReplayError::Log)?.bytes)?;
+            }
+            LoadStep::Commit(offset) => {
+                let passed = tokio::select! {
+                    passed = shell.log.committed(partition, asked, offset) => passed,
+                    _ = stopped.changed() => break,
+                };
+                match passed {
+                    Ok(_) => load.committed(),
+                    Err(_) if epoch() != asked => {}
+                    Err(error) => return Err(ReplayError::Log(error)),
+                }
+            }
+            LoadStep::Done => break,
         }
     }
-    Ok(replay)
+    Ok(load)
 }

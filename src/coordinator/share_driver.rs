@@ -133,6 +133,16 @@ impl ShareStates {
         Self { shell: Shell::start(host, shards, clock, partitions, load_buffer_bytes) }
     }
 
+    /// Shards are not loaded before [`ShareStates::serve`]: see [`Shell::hold`].
+    pub fn hold(&self) {
+        self.shell.hold();
+    }
+
+    /// Shards are loaded from now on.
+    pub fn serve(&self) {
+        self.shell.serve();
+    }
+
     /// Leaves all partitions and ends the tasks. Waiting requests get `NotCoordinator`.
     pub fn stop(&self) {
         self.shell.stop();

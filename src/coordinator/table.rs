@@ -12,7 +12,7 @@ use crate::base::{ErrorCode, PartitionId};
 
 /// What a slot is.
 #[derive(Debug)]
-pub(super) enum Role<S = Shard> {
+pub enum Role<S = Shard> {
     /// The log is being replayed.
     Loading,
     /// Takes calls.
@@ -25,12 +25,12 @@ pub(super) enum Role<S = Shard> {
 
 /// One partition. `W` is who waits for a reply.
 #[derive(Debug)]
-pub(super) struct Slot<W, S = Shard> {
+pub struct Slot<W, S = Shard> {
     /// Leader epoch of the election.
-    pub(super) epoch: i32,
-    pub(super) role: Role<S>,
+    pub epoch: i32,
+    pub role: Role<S>,
     /// Whether someone waits for the high watermark already.
-    pub(super) watching: bool,
+    pub watching: bool,
     waiters: BTreeMap<Token, W>,
     next_token: Token,
 }
@@ -40,7 +40,7 @@ impl<W, S> Slot<W, S> {
     ///
     /// # Errors
     /// `CoordinatorLoadInProgress`, `NotCoordinator`.
-    pub(super) fn shard(&mut self) -> Result<&mut S, ErrorCode> {
+    pub fn shard(&mut self) -> Result<&mut S, ErrorCode> {
         match &mut self.role {
             Role::Active(shard) => Ok(shard),
             Role::Loading => Err(ErrorCode::CoordinatorLoadInProgress),
@@ -49,7 +49,7 @@ impl<W, S> Slot<W, S> {
     }
 
     /// Keeps `waiter` until its reply comes.
-    pub(super) fn park(&mut self, waiter: W) -> Token {
+    pub fn park(&mut self, waiter: W) -> Token {
         let token = self.next_token;
         self.next_token += 1;
         self.waiters.insert(token, waiter);
@@ -57,14 +57,14 @@ impl<W, S> Slot<W, S> {
     }
 
     /// Who waits for `token`; nobody if it has been answered.
-    pub(super) fn unpark(&mut self, token: Token) -> Option<W> {
+    pub fn unpark(&mut self, token: Token) -> Option<W> {
         self.waiters.remove(&token)
     }
 }
 
 /// A slot that several may hold.
 #[derive(Debug)]
-pub(super) struct SharedSlot<W, S = Shard>(Arc<Mutex<Slot<W, S>>>);
+pub struct SharedSlot<W, S = Shard>(Arc<Mutex<Slot<W, S>>>);
 
 impl<W, S> Clone for SharedSlot<W, S> {
     fn clone(&self) -> Self {
@@ -73,14 +73,14 @@ impl<W, S> Clone for SharedSlot<W, S> {
 }
 
 impl<W, S> SharedSlot<W, S> {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Slot<W, S>> {
+    pub fn lock(&self) -> MutexGuard<'_, Slot<W, S>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// All slots.
 #[derive(Debug)]
-pub(super) struct Table<W, S = Shard> {
+pub struct Table<W, S = Shard> {
     slots: RwLock<BTreeMap<PartitionId, SharedSlot<W, S>>>,
 }
 
@@ -91,19 +91,19 @@ impl<W, S> Default for Table<W, S> {
 }
 
 impl<W, S> Table<W, S> {
-    pub(super) fn get(&self, partition: PartitionId) -> Option<SharedSlot<W, S>> {
+    pub fn get(&self, partition: PartitionId) -> Option<SharedSlot<W, S>> {
         self.slots.read().unwrap_or_else(PoisonError::into_inner).get(&partition).cloned()
     }
 
     /// All slots, by partition.
-    pub(super) fn all(&self) -> Vec<(PartitionId, SharedSlot<W, S>)> {
+    pub fn all(&self) -> Vec<(PartitionId, SharedSlot<W, S>)> {
         let slots = self.slots.read().unwrap_or_else(PoisonError::into_inner);
         slots.iter().map(|(p, slot)| (*p, slot.clone())).collect()
     }
 
     /// This broker leads `partition` since `epoch`. Gives the slot if it is to be loaded: a leader
     /// that stays leader in a higher epoch keeps its state.
-    pub(super) fn elect(&self, partition: PartitionId, epoch: i32) -> Option<SharedSlot<W, S>> {
+    pub fn elect(&self, partition: PartitionId, epoch: i32) -> Option<SharedSlot<W, S>> {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let Some(shared) = slots.get(&partition) else {
             let slot = Slot {
@@ -132,11 +132,7 @@ impl<W, S> Table<W, S> {
 
     /// This broker no longer leads `partition` as of `epoch` (none: whatever the epoch, the
     /// partition is gone). Gives the slot that left the table; one of a later election stays.
-    pub(super) fn resign(
-        &self,
-        partition: PartitionId,
-        epoch: Option<i32>,
-    ) -> Option<SharedSlot<W, S>> {
+    pub fn resign(&self, partition: PartitionId, epoch: Option<i32>) -> Option<SharedSlot<W, S>> {
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let held = slots.get(&partition)?.lock().epoch;
         if epoch.is_some_and(|epoch| epoch < held) {

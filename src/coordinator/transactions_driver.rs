@@ -130,6 +130,16 @@ impl Transactions {
         Self { inner }
     }
 
+    /// Shards are not loaded before [`Transactions::serve`]: see [`Shell::hold`].
+    pub fn hold(&self) {
+        self.inner.hold();
+    }
+
+    /// Shards are loaded from now on.
+    pub fn serve(&self) {
+        self.inner.serve();
+    }
+
     /// Leaves all partitions and ends the tasks. Waiting requests get `NotCoordinator`.
     pub fn stop(&self) {
         self.inner.stop();

@@ -21,7 +21,7 @@ use crate::{
 ///
 /// # Errors
 /// `UnknownServerError` if a name is too long for the format, `RecordListTooLarge` beyond 2 GiB.
-pub(super) fn encode(
+pub fn encode(
     records: &[TxnRecord],
     transaction_version: i16,
     now_ms: i64,

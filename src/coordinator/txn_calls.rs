@@ -143,6 +143,34 @@ pub struct Markers {
     pub partitions: BTreeSet<TopicPartition>,
 }
 
+/// What the answer of a partition's leader to a marker means (`TransactionMarkerRequestCompletionHandler.scala`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MarkerAnswer {
+    /// The marker is written, or none is needed.
+    Done,
+    /// It is to be sent again.
+    Again,
+    /// Another coordinator, or another epoch of the producer, has taken over there.
+    Fenced,
+}
+
+impl MarkerAnswer {
+    /// By the leader's code.
+    #[must_use]
+    pub const fn of(code: ErrorCode) -> Self {
+        match code {
+            ErrorCode::None
+            // Nothing of a transaction can have been written there.
+            | ErrorCode::UnsupportedForMessageFormat
+            | ErrorCode::UnsupportedVersion => Self::Done,
+            ErrorCode::InvalidProducerEpoch | ErrorCode::TransactionCoordinatorFenced => {
+                Self::Fenced
+            }
+            _ => Self::Again,
+        }
+    }
+}
+
 /// What a shard wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TxnEffect {

@@ -26,7 +26,7 @@ use super::{
     txn_records::{NO_PRODUCER_EPOCH, TopicPartition, TxnRecord, TxnState, TxnValue},
     txn_settings::TxnSettings,
 };
-use crate::base::{ErrorCode, Mono, Offset};
+use crate::base::{ErrorCode, Mono, Mutant, Offset, mutant};
 
 /// Pause before the end of a transaction is written again, in milliseconds.
 const RETRY_MS: i64 = 100;
@@ -275,7 +275,11 @@ impl TxnShard {
         match result {
             Ok(appended) => {
                 self.written.push_back((appended.last_offset, ids));
-                self.committed(appended.high_watermark, at, out);
+                let committed = match mutant(Mutant::CoordinatorAnswersEarly) {
+                    true => appended.last_offset + 1,
+                    false => appended.high_watermark,
+                };
+                self.committed(committed, at, out);
             }
             Err(error) => {
                 for id in ids {

@@ -205,6 +205,7 @@ impl Producers {
         if h.is_transactional()
             && !entry.is_some_and(|e| e.is_open(h.producer_epoch))
             && asked.is_some_and(|a| !a.admits(producer_id, origin.guard()))
+            && !mutant(Mutant::SkipVerification)
         {
             return Err(LogError::Unverified { producer_id });
         }
@@ -239,7 +240,7 @@ impl Producers {
             return Err(LogError::ProducerFenced { producer_id, known, got });
         }
         let (known, got) = (entry.coordinator_epoch, marker.coordinator_epoch);
-        if known > got {
+        if known > got && !mutant(Mutant::AcceptStaleCoordinator) {
             return Err(LogError::CoordinatorFenced { producer_id, known, got });
         }
         Ok(())

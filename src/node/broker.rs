@@ -99,6 +99,9 @@ pub(crate) async fn start(
     groups.set_share_persister(share_persister.clone());
     let transactions = start_transactions(config, world, &replicas, &late);
     let share = share_broker::serve(config, world, &replicas, share_persister.clone(), &late);
+    groups.hold();
+    transactions.hold();
+    share_states.hold();
     let (misplaced, found) = mpsc::unbounded_channel();
     let to_assign = misplaced.clone();
     let publisher = Publisher {
@@ -188,6 +191,9 @@ pub(crate) async fn start(
     moves_driver::start(&mut tasks, table, said, to_assign, at_once, stopping.clone());
     upkeep_driver::start(&mut tasks, replicas, intervals(config), stopping);
     serve_when_unfenced(&broker).await?;
+    broker.groups.serve();
+    broker.transactions.serve();
+    broker.share_states.serve();
     let listeners = sockets::open(config, bound, &broker);
     tasks.spawn(selftest::dial_back(Arc::clone(&broker)));
     Ok(RunningBroker { broker, listeners, stop, following, cleaner, tasks, fatal })

@@ -7,7 +7,7 @@ mod dirs;
 mod identity;
 pub mod loading;
 mod moved;
-mod offsets_log;
+pub mod offsets_log;
 mod publish;
 mod schema;
 mod selftest;

@@ -20,16 +20,16 @@ use crate::{
 };
 
 /// The topic that groups live in.
-pub(crate) const OFFSETS_TOPIC: &str = "__consumer_offsets";
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 /// The topic that transactions live in.
-pub(crate) const TRANSACTIONS_TOPIC: &str = "__transaction_state";
+pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 
 /// The topic that the state of share partitions lives in.
 pub(crate) const SHARE_STATE_TOPIC: &str = "__share_group_state";
 
 /// See the file's head. The second part is the topic.
 #[derive(Debug)]
-pub(crate) struct ReplicaOffsetsLog(pub(crate) Arc<ReplicaTable>, pub(crate) &'static str);
+pub struct ReplicaOffsetsLog(pub Arc<ReplicaTable>, pub &'static str);
 
 impl ReplicaOffsetsLog {
     fn slot(&self, partition: PartitionId, leader_epoch: i32) -> Result<Arc<Slot>, ErrorCode> {

@@ -45,6 +45,7 @@ impl Partition {
         let upper = match isolation {
             Isolation::ReadUncommitted if mutant(Mutant::ServePastHighWatermark) => marks.log_end,
             Isolation::ReadUncommitted => marks.high_watermark,
+            Isolation::ReadCommitted if mutant(Mutant::ServePastLastStable) => marks.high_watermark,
             Isolation::ReadCommitted => marks.last_stable,
             Isolation::LogEnd => marks.log_end,
         };

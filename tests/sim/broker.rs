@@ -8,23 +8,18 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use bytes::Bytes;
 use vltava::{
     base::{
-        ErrorCode, Mono, NodeId, Now, Offset, Uuid,
+        ErrorCode, Mono, NodeId, Now, Offset, PartitionId, Uuid,
         ports::{Clock, Entropy, Fs},
     },
-    controller::{
-        Command, Reply,
-        command::{SubmitBody, SubmitCommand},
-    },
+    controller::Command,
     log::{FileCache, FlushDriver, LogDir},
-    metadata::{Delta, Image, Loader, features},
+    metadata::{Delta, Image, Loader},
     node::loading,
-    pb::controller as pb,
     replica::{
         table::{Dir, ReplicaTable},
-        upkeep_driver::{self, Work},
+        upkeep_driver::Work,
     },
     testing::{
         clock::{Seeded, SimEntropy},
@@ -34,17 +29,16 @@ use vltava::{
 
 use crate::{
     follow::{Following, Proposals},
+    machine::Kind,
     net::{Key, Message, Place},
+    offices::Coordination,
     plan::{MS, SECOND},
-    quorum::SEATS,
-    schema::{HEARTBEAT_MS, LAG_MS},
+    schema::{self, LAG_MS},
     serve::Parked,
     world::{EPOCH_MS, Event, World},
 };
 
-const DATA: &str = "/data";
-/// A question to the controller that has no answer after this long is asked again.
-const PATIENCE_US: u64 = HEARTBEAT_MS * MS;
+pub const DATA: &str = "/data";
 const UPKEEP_US: u64 = 500 * MS;
 
 /// What happens to a broker.
@@ -68,6 +62,12 @@ pub enum BrokerEvent {
     Isr,
     /// It is time to send what is to be proposed.
     Propose,
+    /// The next step of loading a coordinator's shard.
+    Load { kind: Kind, partition: PartitionId },
+    /// It is time to look at the deadlines of coordinators.
+    Offices,
+    /// It is time to send a marker.
+    Mark { number: u64, tick: u64 },
 }
 
 /// A clock that the world sets.
@@ -91,6 +91,10 @@ impl Clock for BrokerClock {
 pub enum Asked {
     Registration,
     Heartbeat,
+    /// For the shard of this partition.
+    ProducerId {
+        partition: PartitionId,
+    },
     /// The command is put to one controller after the other until the deadline.
     Isr {
         asked: Proposals,
@@ -115,22 +119,23 @@ pub struct Seen {
 /// A broker's process.
 pub struct Life {
     pub number: u64,
-    incarnation: Uuid,
+    pub incarnation: Uuid,
     pub table: Arc<ReplicaTable>,
     flusher: Arc<FlushDriver>,
     flushing: bool,
     pub loader: Loader,
     pub epoch: i64,
-    previous_epoch: i64,
+    pub previous_epoch: i64,
     pub running: bool,
     pub stopping: bool,
-    seat: usize,
-    asked: BTreeMap<u64, Asked>,
+    pub seat: usize,
+    pub asked: BTreeMap<u64, Asked>,
     pub parked: Vec<Parked>,
     pub following: Following,
     pub seen: BTreeMap<Key, Seen>,
     /// Under which epoch it was last looked at as a leader that serves.
     pub serves: BTreeMap<Key, i32>,
+    pub coordination: Coordination,
 }
 
 /// A broker's machine.
@@ -139,7 +144,7 @@ pub struct Broker {
     pub fs: SimFs,
     pub clock: Arc<BrokerClock>,
     entropy: Arc<SimEntropy>,
-    dir_id: Uuid,
+    pub dir_id: Uuid,
     pub life: Option<Life>,
     lives: u64,
     born: u64,
@@ -257,6 +262,7 @@ impl World {
         self.at(look, Event::Broker { broker: b, life, event: BrokerEvent::Isr });
         let upkeep = BrokerEvent::Upkeep { round: 0 };
         self.at(UPKEEP_US, Event::Broker { broker: b, life, event: upkeep });
+        self.at(UPKEEP_US, Event::Broker { broker: b, life, event: BrokerEvent::Offices });
         self.announce(b, end);
         self.after_broker(b);
     }
@@ -279,9 +285,11 @@ impl World {
         let clock = Arc::clone(&broker.clock);
         let entropy = Arc::clone(&broker.entropy);
         let table = Arc::new(ReplicaTable::new(broker.id, vec![dir], 16, clock, entropy));
-        let mut settings = |_: &str| Arc::clone(&settings);
+        let mut settings = |topic: &str| schema::settings_of(topic, &settings);
         loading::load_all(&table, &[state], image, 0, &mut settings);
-        table.publish(&Delta::between(&Image::default(), image), image, &mut settings);
+        let delta = Delta::between(&Image::default(), image);
+        let published = table.publish(&delta, image, &mut settings);
+        let coordination = Coordination::new(&table);
         table.settled();
         let _ = now;
         broker.lives += 1;
@@ -302,7 +310,10 @@ impl World {
             following: Following::default(),
             seen: BTreeMap::new(),
             serves: BTreeMap::new(),
+            coordination,
         });
+        let delta = Delta::between(&Image::default(), image);
+        self.change_offices(b, &delta, image, &published.offices);
         Ok(())
     }
 
@@ -354,6 +365,9 @@ impl World {
             }
             BrokerEvent::Isr => self.look_after_isr(b),
             BrokerEvent::Propose => {}
+            BrokerEvent::Load { kind, partition } => self.load(b, kind, partition),
+            BrokerEvent::Offices => self.look_after_offices(b),
+            BrokerEvent::Mark { number, tick } => self.send_mark(b, number, tick),
         }
         self.after_broker(b);
     }
@@ -382,149 +396,25 @@ impl World {
             Message::Bounded { key, leader_epoch, result, .. } => {
                 self.bounded(b, key, leader_epoch, result);
             }
-            Message::Ask { .. } | Message::Produced { .. } | Message::ReadBack { .. } => {}
+            Message::TxnProduce { req, at, writer, records, .. } => {
+                self.serve_txn_produce(b, from, req, at, writer, records);
+            }
+            Message::ReadStable { req, key, from: offset } => {
+                self.serve_stable(b, from, req, key, offset);
+            }
+            Message::Call { req, wanted, .. } => self.serve_call(b, from, req, wanted),
+            Message::Called { req, answer } => self.broker_is_answered(b, req, answer),
+            Message::Mark { req, at, call, .. } => self.serve_mark(b, from, req, at, call),
+            Message::Ask { .. }
+            | Message::Produced { .. }
+            | Message::ReadBack { .. }
+            | Message::StableBack { .. } => {}
         }
         self.after_broker(b);
     }
 
     pub fn life(&mut self, b: usize) -> Option<&mut Life> {
         self.brokers[b].life.as_mut()
-    }
-
-    // ---- the controller
-
-    pub fn ask(&mut self, b: usize, asked: Asked, command: Command) {
-        let req = self.request();
-        let Some(life) = self.life(b) else { return };
-        life.asked.insert(req, asked);
-        let (seat, number) = (life.seat, life.number);
-        self.send(Place::Broker(b), Place::Seat(seat), Message::Ask { req, command });
-        let event = BrokerEvent::Unanswered { req };
-        self.at(PATIENCE_US, Event::Broker { broker: b, life: number, event });
-    }
-
-    /// Registers, or sends a heartbeat.
-    fn speak_up(&mut self, b: usize) {
-        let (id, dir) = (self.brokers[b].id.0, self.brokers[b].dir_id);
-        let Some(life) = self.life(b) else { return };
-        let bytes = |id: &Uuid| Bytes::copy_from_slice(&id.0);
-        if life.epoch < 0 {
-            let range = |(name, r): (&str, vltava::metadata::VersionRange)| pb::FeatureRange {
-                name: name.to_owned(),
-                min: r.min.into(),
-                max: r.max.into(),
-            };
-            let command = SubmitCommand::RegisterBroker(pb::RegisterBroker {
-                broker_id: id,
-                cluster_id: "cluster".to_owned(),
-                incarnation_id: bytes(&life.incarnation),
-                endpoints: Vec::new(),
-                features: features::supported().map(range).collect(),
-                rack: None,
-                log_dirs: vec![bytes(&dir)],
-                previous_broker_epoch: life.previous_epoch,
-            });
-            self.ask(b, Asked::Registration, Command::Submit(command));
-            return;
-        }
-        let request = pb::HeartbeatRequest {
-            broker_id: id,
-            broker_epoch: life.epoch,
-            metadata_offset: life.loader.image().position.offset,
-            want_fence: false,
-            want_shut_down: life.stopping,
-            ..pb::HeartbeatRequest::default()
-        };
-        self.ask(b, Asked::Heartbeat, Command::Heartbeat(request));
-    }
-
-    fn heartbeat_in(&mut self, b: usize, us: u64) {
-        let Some(life) = self.life(b).map(|l| l.number) else { return };
-        self.at(us, Event::Broker { broker: b, life, event: BrokerEvent::Heartbeat });
-    }
-
-    /// Another controller is asked, after a pause.
-    fn moved(&mut self, b: usize, req: u64) {
-        let Some(life) = self.life(b).map(|l| l.number) else { return };
-        let event = BrokerEvent::Unanswered { req };
-        self.at(20 * MS, Event::Broker { broker: b, life, event });
-    }
-
-    /// No answer came: another controller is asked.
-    fn unanswered(&mut self, b: usize, req: u64) {
-        let Some(life) = self.life(b) else { return };
-        let Some(asked) = life.asked.remove(&req) else { return };
-        life.seat = (life.seat + 1) % SEATS;
-        match asked {
-            Asked::Registration | Asked::Heartbeat => self.heartbeat_in(b, 20 * MS),
-            Asked::Isr { asked, command, deadline } if self.now < deadline => {
-                let again = command.clone();
-                self.ask(b, Asked::Isr { asked, command, deadline }, again);
-            }
-            Asked::Isr { asked, .. } => {
-                self.isr_answered(b, asked, Err(ErrorCode::RequestTimedOut));
-            }
-        }
-    }
-
-    fn answered(&mut self, b: usize, req: u64, reply: Reply) {
-        let Some(life) = self.life(b) else { return };
-        let Some(asked) = life.asked.remove(&req) else { return };
-        if Self::error_of(&reply) == i32::from(ErrorCode::NotController.code()) {
-            let hint = match &reply {
-                Reply::Submit(r) => r.leader,
-                Reply::Heartbeat(r) => r.leader,
-                Reply::Nothing => None,
-            };
-            // One step back, as going on without an answer takes one forward.
-            let hint = hint.map(|h| usize::try_from(h - 1000).unwrap() + SEATS - 1);
-            life.seat = hint.unwrap_or(life.seat) % SEATS;
-            life.asked.insert(req, asked);
-            self.moved(b, req);
-            return;
-        }
-        match (asked, reply) {
-            (Asked::Registration, Reply::Submit(r)) => {
-                if let (0, Some(SubmitBody::RegisterBroker(body))) = (r.error, r.reply)
-                    && body.error == 0
-                {
-                    life.epoch = body.broker_epoch;
-                }
-                self.heartbeat_in(b, 10 * MS);
-            }
-            (Asked::Heartbeat, Reply::Heartbeat(r)) => self.take_heartbeat(b, &r),
-            (Asked::Isr { asked, .. }, reply) => self.isr_replied(b, asked, reply),
-            _ => {}
-        }
-    }
-
-    fn take_heartbeat(&mut self, b: usize, r: &pb::HeartbeatReply) {
-        let Some(life) = self.life(b) else { return };
-        if r.error != 0 {
-            self.heartbeat_in(b, HEARTBEAT_MS * MS);
-        } else if life.stopping && r.should_shut_down {
-            self.stop_cleanly(b);
-        } else if life.stopping {
-            self.heartbeat_in(b, 50 * MS);
-        } else {
-            life.running |= !r.is_fenced;
-            let pause = if r.is_fenced { 50 } else { HEARTBEAT_MS };
-            self.heartbeat_in(b, pause * MS);
-        }
-    }
-
-    fn stop_cleanly(&mut self, b: usize) {
-        if let Some(life) = self.life(b) {
-            let epoch = life.epoch;
-            upkeep_driver::close_clean(&life.table, epoch);
-        }
-        let down = self.between(100 * MS, 2 * SECOND);
-        let marker = Path::new(DATA).join(".kafka_cleanshutdown");
-        let how = match self.brokers[b].fs.stat(&marker) {
-            Ok(Some(_)) => End::Clean,
-            _ => self.end_of_disk(),
-        };
-        self.end_broker(b, how, down);
     }
 
     // ---- metadata
@@ -545,7 +435,9 @@ impl World {
         let Some(life) = &mut self.brokers[b].life else { return };
         let Some(update) = self.quorum.follow(&mut life.loader, offset) else { return };
         let table = Arc::clone(&life.table);
-        table.publish(&update.delta, &update.image, &mut |_| Arc::clone(&settings));
+        let mut settings = |topic: &str| schema::settings_of(topic, &settings);
+        let published = table.publish(&update.delta, &update.image, &mut settings);
+        self.change_offices(b, &update.delta, &update.image, &published.offices);
         self.brokers[b].published = offset;
         self.note(format_args!("broker {b} has metadata up to {offset}"));
     }
@@ -574,6 +466,8 @@ impl World {
         self.look_for_leaders(b);
         self.observe(b);
         self.release_parked(b);
+        self.watch_offices(b);
+        self.release_marks(b);
         let Some(life) = &mut self.brokers[b].life else { return };
         let number = life.number;
         if life.flusher.is_asked() && !life.flushing {

@@ -8,23 +8,30 @@ use vltava::{
     base::{ErrorCode, Offset},
     controller::{Command, command::SubmitCommand},
     metadata::Image,
+    node::offsets_log::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
     pb::controller as pb,
 };
 
 use crate::{
+    classic_members::ClassicMember,
+    machine::Answer,
+    members::Member,
     net::{Key, Message, Place},
     oracle::Sent,
     plan::{MS, SECOND},
     quorum::SEATS,
     records,
+    txn_clients::{OFFICES, StableReader, TXN_TOPIC, Transactional},
     world::{Event, World},
 };
 
-const TOPIC: &str = "t";
+pub const TOPIC: &str = "t";
 /// A request without an answer is given up after this long.
 const PATIENCE_US: u64 = 2 * SECOND;
 /// Batches that each producer must get through once all faults are over.
 const FRESH: usize = 2;
+/// Beyond the ids that the controller gives.
+const FIRST_ID: i64 = 1 << 40;
 
 /// What happens to a client.
 #[derive(Debug, Clone)]
@@ -76,6 +83,10 @@ pub struct Consumer {
 pub enum Client {
     Producer(Producer),
     Consumer(Consumer),
+    Transactional(Transactional),
+    Stable(StableReader),
+    Member(Member),
+    Classic(ClassicMember),
     Admin,
 }
 
@@ -89,7 +100,7 @@ impl World {
                 let producer = Producer {
                     partition,
                     all: !n.is_multiple_of(self.plan.one_ack_every),
-                    id: 1000 + n as i64,
+                    id: FIRST_ID + n as i64,
                     epoch: 0,
                     next_sequence: 0,
                     next_number: 0,
@@ -107,6 +118,9 @@ impl World {
             let consumer = Consumer { partition, position: 0, leader: None, near, waits: None };
             self.clients.push(Client::Consumer(consumer));
         }
+        self.start_txn_clients();
+        self.start_members();
+        self.start_classic_members();
         for client in 0..self.clients.len() {
             self.at(500 * MS + client as u64, Event::Client { client, event: ClientEvent::Tick });
         }
@@ -120,7 +134,7 @@ impl World {
 
     /// Whom some broker that can be reached names as the leader, or with `near` as some replica: it
     /// may be out of date.
-    fn ask_leader(&mut self, client: usize, key: Key, near: bool) -> Option<usize> {
+    pub fn ask_leader(&mut self, client: usize, key: Key, near: bool) -> Option<usize> {
         let b = self.rng.below(self.brokers.len());
         let (me, it) = (Place::Client(client), Place::Broker(b));
         if self.net.is_cut(me, it) || self.net.is_cut(it, me) {
@@ -142,6 +156,10 @@ impl World {
         let pause = match &mut taken {
             Client::Producer(p) => self.produce(client, p),
             Client::Consumer(c) => self.consume(client, c),
+            Client::Transactional(t) => self.transact(client, t),
+            Client::Stable(r) => self.read_stable(client, r),
+            Client::Member(m) => self.take_part(client, m),
+            Client::Classic(m) => self.take_classic_part(client, m),
             Client::Admin => self.administrate(client),
         };
         self.clients[client] = taken;
@@ -156,6 +174,22 @@ impl World {
             }
             (Client::Consumer(c), Message::ReadBack { req, result }) => {
                 self.consumed(c, req, result);
+            }
+            (Client::Transactional(t), Message::Called { req, answer }) => {
+                self.transactional_hears(t, req, answer);
+            }
+            (Client::Transactional(t), Message::Produced { req, result }) => {
+                let code = result.err().unwrap_or_default();
+                self.transactional_hears(t, req, Answer::Refused(code));
+            }
+            (Client::Stable(r), Message::StableBack { req, result }) => {
+                self.stable_read(r, req, result);
+            }
+            (Client::Member(m), Message::Called { req, answer }) => {
+                self.member_hears(client, m, req, answer);
+            }
+            (Client::Classic(m), Message::Called { req, answer }) => {
+                self.classic_hears(client, m, req, answer);
             }
             _ => {}
         }
@@ -278,8 +312,12 @@ impl World {
     pub fn one_gives_up(&mut self) {
         let client = self.rng.below(self.clients.len());
         let mut taken = std::mem::replace(&mut self.clients[client], Client::Admin);
-        if let Client::Producer(p) = &mut taken {
-            self.give_up(p);
+        match &mut taken {
+            Client::Producer(p) => self.give_up(p),
+            Client::Transactional(t) => self.abandon(t),
+            Client::Member(m) => m.die(),
+            Client::Classic(m) => m.die(),
+            _ => {}
         }
         self.clients[client] = taken;
     }
@@ -342,17 +380,31 @@ impl World {
     // ---- the controller's client
 
     fn administrate(&mut self, client: usize) -> u64 {
-        if self.quorum.image().topics().by_name(TOPIC).is_none() {
+        let count = |n: usize| i32::try_from(n).unwrap();
+        let (of_topic, of_txns) = (count(self.plan.partitions), count(self.plan.txn_partitions));
+        let mut wanted = vec![(TOPIC, of_topic)];
+        if self.plan.txn_partitions > 0 {
+            wanted.extend([
+                (TXN_TOPIC, of_txns),
+                (OFFSETS_TOPIC, OFFICES),
+                (TRANSACTIONS_TOPIC, OFFICES),
+            ]);
+        }
+        for (name, num_partitions) in wanted {
+            if self.quorum.image().topics().by_name(name).is_some() {
+                continue;
+            }
             let topic = pb::CreatableTopic {
-                name: TOPIC.to_owned(),
-                num_partitions: i32::try_from(self.plan.partitions).unwrap(),
-                replication_factor: i32::try_from(self.plan.factor).unwrap(),
+                name: name.to_owned(),
+                num_partitions,
+                replication_factor: count(self.plan.factor),
                 ..pb::CreatableTopic::default()
             };
             let create = pb::CreateTopics { topics: vec![topic], ..pb::CreateTopics::default() };
             self.command(client, SubmitCommand::CreateTopics(create));
+            break;
         }
-        200 * MS
+        100 * MS
     }
 
     fn command(&mut self, client: usize, command: SubmitCommand) {
@@ -392,8 +444,10 @@ impl World {
                 self.command(client, SubmitCommand::ElectLeaders(elect));
             }
             3..=5 => {
+                let topics = [TOPIC, TXN_TOPIC, OFFSETS_TOPIC, TRANSACTIONS_TOPIC];
+                let Some(topic) = image.topics().by_name(topics[self.rng.below(4)]) else { return };
                 let partition = self.rng.below(topic.partitions.len());
-                self.reassign(client, i32::try_from(partition).unwrap());
+                self.reassign(client, &topic.name, i32::try_from(partition).unwrap());
             }
             2 => {
                 let count = topic.partition_count() + 1;
@@ -435,7 +489,7 @@ impl World {
     }
 
     /// Moves a partition to replicas that are drawn, or takes a move back.
-    fn reassign(&mut self, client: usize, partition: i32) {
+    fn reassign(&mut self, client: usize, topic: &str, partition: i32) {
         let mut brokers: Vec<i32> = self.brokers.iter().map(|b| b.id.0).collect();
         let mut nodes = Vec::new();
         for _ in 0..self.plan.factor {
@@ -443,7 +497,7 @@ impl World {
         }
         let replicas = if self.rng.one_in(6) { None } else { Some(pb::NodeList { nodes }) };
         let partitions = vec![pb::ReassignablePartition { partition, replicas }];
-        let topics = vec![pb::ReassignableTopic { topic: TOPIC.to_owned(), partitions }];
+        let topics = vec![pb::ReassignableTopic { topic: topic.to_owned(), partitions }];
         let reassign = pb::AlterPartitionReassignments {
             topics,
             ..pb::AlterPartitionReassignments::default()
@@ -476,9 +530,19 @@ impl World {
                         return Some(format!("a consumer of {key:?} is at {at} of {end}"));
                     }
                 }
-                Client::Admin => {}
+                Client::Transactional(t) => {
+                    if let Some(lacks) = Self::transactional_lacks(t) {
+                        return Some(lacks);
+                    }
+                }
+                Client::Stable(r) => {
+                    if let Some(lacks) = self.reader_lacks(r) {
+                        return Some(lacks);
+                    }
+                }
+                Client::Member(_) | Client::Classic(_) | Client::Admin => {}
             }
         }
-        None
+        self.group_lacks().or_else(|| self.classic_group_lacks())
     }
 }

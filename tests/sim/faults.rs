@@ -104,7 +104,7 @@ impl World {
     }
 
     /// Whether one more broker may stop uncleanly now.
-    fn may_stop(&mut self, b: usize) -> bool {
+    pub fn may_stop(&mut self, b: usize) -> bool {
         self.recount_frail();
         let frail = (0..self.brokers.len()).filter(|o| *o != b && self.brokers[*o].frail).count();
         frail < self.plan.unclean_max()

@@ -8,13 +8,19 @@
 #![expect(unreachable_pub, reason = "a test of many files has no outside")]
 
 mod broker;
+mod classic_members;
 mod clients;
 mod faults;
 mod follow;
 mod invariants;
+mod lifecycle;
+mod machine;
+mod marks;
+mod members;
 #[cfg(feature = "mutants")]
 mod mutants;
 mod net;
+mod offices;
 mod oracle;
 mod plan;
 mod quorum;
@@ -22,6 +28,9 @@ mod records;
 mod schema;
 mod serve;
 mod trace;
+mod txn_clients;
+mod txn_log;
+mod txn_serve;
 mod world;
 
 use std::{
@@ -59,6 +68,8 @@ struct Totals {
     acked: AtomicUsize,
     elections: AtomicUsize,
     faults: AtomicUsize,
+    txns: AtomicUsize,
+    commits: AtomicUsize,
 }
 
 /// Runs `count` seeds from `first` on over all cores; the failures.
@@ -79,6 +90,8 @@ fn run_all(first: u64, count: u64, jobs: usize) -> Vec<(u64, Violation)> {
                             totals.acked.fetch_add(s.acked, Ordering::Relaxed);
                             totals.elections.fetch_add(s.elections, Ordering::Relaxed);
                             totals.faults.fetch_add(s.faults, Ordering::Relaxed);
+                            totals.txns.fetch_add(s.txns, Ordering::Relaxed);
+                            totals.commits.fetch_add(s.commits, Ordering::Relaxed);
                         }
                         Err((v, _)) => {
                             println!("seed {seed}: {}: {}\n  {}", v.id, v.text, replay(seed));

@@ -6,12 +6,15 @@ use bytes::Bytes;
 use vltava::{
     base::{ErrorCode, LeaderEpoch, Offset, PartitionId, Uuid},
     controller::{Command, Reply},
+    coordinator::{calls::EndTxnCall, txn_records::TopicPartition},
     replica::follower::FetchPosition,
 };
 
 use crate::{
     follow::Given,
+    machine::Answer,
     plan::MS,
+    txn_serve::{Stable, Wanted, Writer},
     world::{Event, World},
 };
 
@@ -71,6 +74,41 @@ pub enum Message {
         leader_epoch: LeaderEpoch,
         result: Result<(Offset, Offset), ErrorCode>,
     },
+    /// A batch in a transaction, with its first sequence.
+    TxnProduce {
+        req: u64,
+        connection: u64,
+        at: (Key, i32),
+        writer: Writer,
+        records: Bytes,
+    },
+    ReadStable {
+        req: u64,
+        key: Key,
+        from: Offset,
+    },
+    StableBack {
+        req: u64,
+        result: Result<Stable, ErrorCode>,
+    },
+    /// To a coordinator. Without a connection (0) it may come late and twice.
+    Call {
+        req: u64,
+        connection: u64,
+        wanted: Wanted,
+    },
+    /// From a coordinator, or about a marker.
+    Called {
+        req: u64,
+        answer: Answer,
+    },
+    /// Without a connection (0) it may come late and twice.
+    Mark {
+        req: u64,
+        connection: u64,
+        at: TopicPartition,
+        call: EndTxnCall,
+    },
     Ask {
         req: u64,
         command: Command,
@@ -85,7 +123,28 @@ impl Message {
     /// Whether a retry of the sender's network may bring it twice. Calls to a controller are never
     /// repeated by what carries them.
     fn may_repeat(&self) -> bool {
-        matches!(self, Self::Produce { .. } | Self::Read { .. } | Self::Follow { .. })
+        match self {
+            Self::Call { connection, .. }
+            | Self::Mark { connection, .. }
+            | Self::TxnProduce { connection, .. } => *connection == 0,
+            Self::Produce { .. } | Self::Read { .. } | Self::Follow { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// What it is sent on, if order matters.
+    const fn connection(&self) -> Option<u64> {
+        match self {
+            Self::Produce { connection, .. } => Some(*connection),
+            Self::Call { connection, .. }
+            | Self::Mark { connection, .. }
+            | Self::TxnProduce { connection, .. }
+                if *connection != 0 =>
+            {
+                Some(*connection)
+            }
+            _ => None,
+        }
     }
 
     fn name(&self) -> String {
@@ -114,6 +173,18 @@ impl Message {
             Self::Bounded { req, key, result, .. } => {
                 format!("Bounded {req} {} {result:?}", key.1)
             }
+            Self::TxnProduce { req, at, writer, .. } => {
+                let (id, p) = (&writer.id, writer.producer);
+                format!("TxnProduce {req} {} from {} {id} {p:?}", at.0.1, at.1)
+            }
+            Self::ReadStable { req, key, from } => format!("ReadStable {req} {} {from}", key.1),
+            Self::StableBack { req, result } => {
+                let got = result.as_ref().map(|s| (s.bytes.len(), &s.aborted));
+                format!("StableBack {req} {got:?}")
+            }
+            Self::Call { req, wanted, .. } => short(format!("Call {req} {wanted:?}")),
+            Self::Called { req, answer } => short(format!("Called {req} {answer:?}")),
+            Self::Mark { req, at, call, .. } => format!("Mark {req} {at:?} {call:?}"),
             Self::Ask { req, command } => format!("Ask {req} {}", name_of(command)),
             Self::Answer { req, .. } => format!("Answer {req}"),
         }
@@ -121,8 +192,11 @@ impl Message {
 }
 
 fn name_of(command: &Command) -> String {
-    let text = format!("{command:?}");
-    text.chars().take(160).collect()
+    short(format!("{command:?}"))
+}
+
+fn short(text: String) -> String {
+    text.chars().take(260).collect()
 }
 
 /// What is wrong with the network.
@@ -198,12 +272,26 @@ impl World {
     /// Whether the connection of `message` still holds: losing it, or another life at the far end,
     /// breaks it.
     fn holds(&mut self, message: &Message, life: u64, lost: bool) -> bool {
-        let Message::Produce { connection, .. } = message else { return true };
-        let begun = *self.net.lives.entry(*connection).or_insert(life);
+        let Some(connection) = message.connection() else { return true };
+        let begun = *self.net.lives.entry(connection).or_insert(life);
         if lost || begun != life {
-            self.break_connection(*connection);
+            self.break_connection(connection);
         }
-        !self.net.broken.contains(connection)
+        !self.net.broken.contains(&connection)
+    }
+
+    /// The connection of a client to a broker: another one if that does not hold any more.
+    pub fn connect(&mut self, to_each: &mut BTreeMap<usize, u64>, broker: usize) -> u64 {
+        let life = self.life_at(Place::Broker(broker));
+        if let Some(connection) = to_each.get(&broker) {
+            let begun = self.net.lives.get(connection).copied();
+            if !self.net.broken.contains(connection) && (begun.is_none() || begun == life) {
+                return *connection;
+            }
+        }
+        let connection = self.request();
+        to_each.insert(broker, connection);
+        connection
     }
 
     /// Nothing more comes through.
@@ -213,10 +301,10 @@ impl World {
 
     /// The delay of a message that may not overtake what its connection carried before.
     fn in_order(&mut self, message: &Message, delay: u64) -> u64 {
-        let Message::Produce { connection, .. } = message else { return delay };
-        let before = self.net.arrives.get(connection).copied().unwrap_or(0);
+        let Some(connection) = message.connection() else { return delay };
+        let before = self.net.arrives.get(&connection).copied().unwrap_or(0);
         let arrives = (self.now + delay).max(before + 1);
-        self.net.arrives.insert(*connection, arrives);
+        self.net.arrives.insert(connection, arrives);
         arrives - self.now
     }
 
@@ -244,8 +332,8 @@ impl World {
         if self.life_at(to) != Some(life) {
             return;
         }
-        if let Message::Produce { connection, .. } = &message
-            && self.net.broken.contains(connection)
+        if let Some(connection) = message.connection()
+            && self.net.broken.contains(&connection)
         {
             return;
         }

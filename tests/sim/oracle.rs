@@ -12,6 +12,7 @@ use crate::{
     broker::Seen,
     net::Key,
     records::{self, Rec},
+    txn_log::Histories,
     world::World,
 };
 
@@ -37,6 +38,12 @@ pub struct Oracle {
     pub deleted: BTreeMap<Key, Offset>,
     /// Who led under which epoch.
     pub leaders: BTreeMap<(Key, i32), NodeId>,
+    pub histories: Histories,
+    /// The last offset in a transaction that a group's producer was told is committed.
+    pub floors: BTreeMap<u64, Offset>,
+    /// Ends that producers were told of, and commits of members.
+    pub txns_told: usize,
+    pub commits: usize,
 }
 
 impl Oracle {

@@ -87,6 +87,15 @@ pub struct Plan {
     /// Every so many lanes one writes with acks=1.
     pub one_ack_every: usize,
     pub faults: Vec<Fault>,
+    /// Partitions of the topic that transactions write to; without any there are no coordinators.
+    pub txn_partitions: usize,
+    /// Transactional producers, and members of a group.
+    pub transactional: usize,
+    pub members: usize,
+    /// Members of a classic group.
+    pub classic_members: usize,
+    /// The level of `transaction.version`.
+    pub transaction_version: i16,
 }
 
 impl Plan {
@@ -111,7 +120,7 @@ impl Plan {
             Fault::PowerCutAll => durable,
             _ => true,
         });
-        Self {
+        let mut plan = Self {
             seed,
             brokers,
             partitions: 2 + r.below(3),
@@ -128,7 +137,22 @@ impl Plan {
             window: 1 + r.below(5),
             one_ack_every: 2 + r.below(4),
             faults,
+            txn_partitions: 0,
+            transactional: 0,
+            members: 0,
+            classic_members: 0,
+            transaction_version: 0,
+        };
+        if r.below(4) > 0 {
+            plan.txn_partitions = 1 + r.below(3);
+            plan.transactional = if r.below(5) > 0 { 1 + r.below(3) } else { 0 };
+            plan.members = if r.below(3) > 0 { 1 + r.below(3) } else { 0 };
         }
+        plan.transaction_version = if r.below(3) > 0 { 2 } else { 1 };
+        if plan.txn_partitions > 0 && r.one_in(2) {
+            plan.classic_members = 1 + r.below(3);
+        }
+        plan
     }
 
     /// How many brokers may be between an unclean stop and being back in every ISR. Without power

@@ -1,13 +1,33 @@
 //! Batches as the simulation writes and reads them: every record's value begins with a number that
-//! no other record has.
+//! no other record has. What coordinators write has a number made of its content, above [`OWN`].
 
 use bytes::Bytes;
 use vltava::{
     base::{LeaderEpoch, Now, Offset},
+    coordinator::records::Record,
     record::BatchHeader,
     replica::partition::Partition,
     testing::batches::Batch,
 };
+
+/// From here on values are of what brokers write themselves.
+pub const OWN: u64 = 1 << 63;
+
+/// What a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A producer's, outside of transactions.
+    Plain,
+    /// A producer's, in a transaction.
+    InTxn,
+    /// The end of a transaction.
+    Marker { commit: bool, coordinator_epoch: i32 },
+    /// An offset of a group, topic and partition (as one number); `txn` is what its committer calls
+    /// its transaction.
+    Commit { of: u64, offset: Offset, txn: Option<u64> },
+    /// Another record of a coordinator.
+    Other,
+}
 
 /// One record as it lies in a log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,18 +37,38 @@ pub struct Rec {
     pub producer: i64,
     pub producer_epoch: i16,
     pub sequence: i32,
+    pub kind: Kind,
 }
 
 /// A batch of the values `from..from + count`.
 pub fn batch(from: u64, count: usize, producer: i64, epoch: i16, sequence: i32) -> Bytes {
+    built(from, count).by(producer, epoch, sequence).bytes().into()
+}
+
+/// The same in a transaction.
+pub fn txn_batch(from: u64, count: usize, producer: i64, epoch: i16, sequence: i32) -> Bytes {
+    built(from, count).by(producer, epoch, sequence).in_txn().bytes().into()
+}
+
+fn built(from: u64, count: usize) -> Batch {
     let value = |v: u64| {
         let mut bytes = v.to_le_bytes().to_vec();
         bytes.resize(8 + (v % 60) as usize, v as u8);
         bytes
     };
     let values = (from..from + count as u64).map(value).collect();
-    let b = Batch { timestamp: 1_700_000_000_000, values, ..Batch::default() };
-    b.by(producer, epoch, sequence).bytes().into()
+    Batch { timestamp: 1_700_000_000_000, values, ..Batch::default() }
+}
+
+/// A number made of bytes.
+pub fn number_of<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> u64 {
+    let mix = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, mix)
+}
+
+/// The number that stands for a group's offset in a partition.
+pub fn offset_of(group: &str, topic: &str, partition: i32) -> u64 {
+    number_of(format!("{group} {topic} {partition}").as_bytes())
 }
 
 fn varint(bytes: &[u8], at: &mut usize) -> Option<i64> {
@@ -44,22 +84,50 @@ fn varint(bytes: &[u8], at: &mut usize) -> Option<i64> {
     }
 }
 
-fn values(body: &[u8], count: i32) -> Option<Vec<u64>> {
+/// A field of a record: its bytes, or that it has none.
+fn field<'a>(body: &'a [u8], at: &mut usize) -> Option<Option<&'a [u8]>> {
+    let Ok(len) = usize::try_from(varint(body, at)?) else { return Some(None) };
+    let bytes = body.get(*at..*at + len)?;
+    *at += len;
+    Some(Some(bytes))
+}
+
+fn values(h: &BatchHeader, body: &[u8]) -> Option<Vec<(u64, Kind)>> {
     let (mut out, mut at) = (Vec::new(), 0);
-    for _ in 0..count {
+    for _ in 0..h.records_count {
         let len = usize::try_from(varint(body, &mut at)?).ok()?;
         let end = at.checked_add(len)?;
         at += 1;
         for _ in 0..2 {
             varint(body, &mut at)?;
         }
-        let key = varint(body, &mut at)?;
-        at += usize::try_from(key).unwrap_or(0);
-        varint(body, &mut at)?;
-        out.push(u64::from_le_bytes(body.get(at..at + 8)?.try_into().ok()?));
+        let (key, value) = (field(body, &mut at)?, field(body, &mut at)?);
+        out.push(read(h, key, value)?);
         at = end;
     }
     Some(out)
+}
+
+fn read(h: &BatchHeader, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<(u64, Kind)> {
+    let Some(key) = key else {
+        let number = u64::from_le_bytes(value?.get(..8)?.try_into().ok()?);
+        return Some((number, if h.is_transactional() { Kind::InTxn } else { Kind::Plain }));
+    };
+    let number = number_of(key.iter().chain(value.unwrap_or_default())) | OWN;
+    if h.is_control() {
+        let commit = key.get(2..4)? == [0, 1];
+        let coordinator_epoch = i32::from_be_bytes(value?.get(2..6)?.try_into().ok()?);
+        return Some((number, Kind::Marker { commit, coordinator_epoch }));
+    }
+    let kind = match Record::decode(key, value) {
+        Ok(Some(Record::Offset { group, topic, partition, value: Some(value) })) => Kind::Commit {
+            of: offset_of(&group, &topic, partition),
+            offset: value.offset,
+            txn: h.is_transactional().then(|| value.metadata.parse().unwrap_or(0)),
+        },
+        _ => Kind::Other,
+    };
+    Some((number, kind))
 }
 
 /// The records of whole batches with their offsets; an error says what is wrong with the bytes.
@@ -68,8 +136,8 @@ pub fn decode(mut bytes: &[u8]) -> Result<Vec<(Offset, Rec)>, String> {
     while !bytes.is_empty() {
         let h = BatchHeader::read(bytes).map_err(|e| e.to_string())?;
         let whole = bytes.get(..h.size).ok_or("a batch is cut short")?;
-        let values = values(&whole[61..], h.records_count).ok_or("records make no sense")?;
-        for (n, value) in (0..).zip(values) {
+        let values = values(&h, &whole[61..]).ok_or("records make no sense")?;
+        for (n, (value, kind)) in (0..).zip(values) {
             out.push((
                 h.base_offset + i64::from(n),
                 Rec {
@@ -78,6 +146,7 @@ pub fn decode(mut bytes: &[u8]) -> Result<Vec<(Offset, Rec)>, String> {
                     producer: h.producer_id,
                     producer_epoch: h.producer_epoch,
                     sequence: h.base_sequence + n,
+                    kind,
                 },
             ));
         }

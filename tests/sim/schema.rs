@@ -63,6 +63,16 @@ pub fn partition_settings(plan: &Plan) -> Arc<PartitionSettings> {
     })
 }
 
+/// The settings of the partitions of a topic: those of coordinators hold larger batches.
+pub fn settings_of(topic: &str, settings: &Arc<PartitionSettings>) -> Arc<PartitionSettings> {
+    if !topic.starts_with("__") {
+        return Arc::clone(settings);
+    }
+    let segment_bytes = settings.log.segment_bytes.max(16 * 1024);
+    let log = Arc::new(LogConfig { segment_bytes, ..(*settings.log).clone() });
+    Arc::new(PartitionSettings { log, ..(**settings).clone() })
+}
+
 /// What a controller of the cluster is made with.
 pub fn controller_settings(plan: &Plan, seat: usize, epoch: i32) -> Settings {
     let mut seed = [0; 32];
@@ -85,6 +95,7 @@ pub fn controller_settings(plan: &Plan, seat: usize, epoch: i32) -> Settings {
         bootstrap: vec![
             level(features::METADATA_VERSION, features::METADATA_VERSION_MAX),
             level(features::ELR_VERSION, 1),
+            level(features::TRANSACTION_VERSION, plan.transaction_version),
         ],
         schema: Arc::new(AnyKey),
         seed,

@@ -32,6 +32,21 @@ pub struct Parked {
     deadline: u64,
 }
 
+impl Parked {
+    /// A batch of a transaction.
+    pub fn new(
+        (to, req): (Place, u64),
+        key: Key,
+        base: Offset,
+        records: &Bytes,
+        wait: oneshot::Receiver<Committed>,
+        now: u64,
+    ) -> Self {
+        let (records, deadline) = (records.clone(), now + PRODUCE_TIMEOUT_US);
+        Self { to, req, key, base, records, all: true, wait, deadline }
+    }
+}
+
 impl World {
     pub fn serve_produce(
         &mut self,
@@ -69,7 +84,7 @@ impl World {
     }
 
     #[expect(clippy::too_many_arguments, reason = "what an acknowledgement is about")]
-    fn acknowledge(
+    pub fn acknowledge(
         &mut self,
         b: usize,
         to: Place,

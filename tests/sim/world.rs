@@ -88,6 +88,9 @@ pub struct Summary {
     pub committed: usize,
     pub elections: usize,
     pub faults: usize,
+    /// Transactions that producers saw end, and commits of members of a group.
+    pub txns: usize,
+    pub commits: usize,
     pub healed_in_ms: u64,
 }
 
@@ -203,6 +206,8 @@ impl World {
                 committed: self.oracle.committed_total(),
                 elections: self.oracle.leaders.len(),
                 faults: self.faults,
+                txns: self.oracle.txns_told,
+                commits: self.oracle.commits,
                 healed_in_ms: self.healing_since.map_or(0, |s| (self.now - s) / MS),
             }),
         }

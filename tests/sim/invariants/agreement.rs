@@ -32,6 +32,7 @@ impl World {
                     known.push(rec);
                     self.check_known(key, offset, rec.value, "committed");
                     self.check_sent(key, offset, rec);
+                    self.take_in(key, offset, rec);
                 }
                 Some(other) if other != rec => {
                     let text =

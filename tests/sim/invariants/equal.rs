@@ -14,6 +14,7 @@ impl World {
     }
 
     pub fn check_at_the_end(&mut self) {
+        self.check_histories_at_the_end();
         for (key, log) in self.oracle.committed.clone() {
             self.check_sequences(key, &log);
             let end = log.len() as Offset;

@@ -12,4 +12,5 @@ mod one_value;
 mod progress;
 mod sequences;
 mod sessions;
+mod transactions;
 mod visible;

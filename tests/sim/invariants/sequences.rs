@@ -4,14 +4,18 @@
 
 use std::collections::BTreeMap;
 
-use crate::{net::Key, records::Rec, world::World};
+use crate::{
+    net::Key,
+    records::{OWN, Rec},
+    world::World,
+};
 
 const ID: &str = "sequences";
 
 impl World {
     pub fn check_sequences(&mut self, key: Key, log: &[Rec]) {
         let mut last: BTreeMap<i64, (i16, i32)> = BTreeMap::new();
-        for (offset, rec) in log.iter().enumerate() {
+        for (offset, rec) in log.iter().enumerate().filter(|(_, rec)| rec.value < OWN) {
             let is = (rec.producer_epoch, rec.sequence);
             let before = last.insert(rec.producer, is);
             let complete = self.waits_for_all(rec.producer);
