@@ -53,10 +53,10 @@ knows stops the start.
 How a key changes: with a restart; for one broker while it runs; for the cluster while it runs, or
 for one broker of it.
 
-Keys of what this version does not have yet are checked and have no effect: client quotas, and of the
-metadata log `metadata.max.retention.*`, `metadata.max.idle.interval.ms`,
-`controller.quorum.append.linger.ms`. Listeners with SSL or SASL, authorizers, policies and two-phase
-commit are refused at the start instead.
+Keys of what this version does not have yet are checked and have no effect: client quotas, and of
+the metadata log `metadata.max.retention.*`, `metadata.max.idle.interval.ms`,
+`controller.quorum.append.linger.ms`. Listeners with SSL or SASL, authorizers, policies and
+two-phase commit are refused at the start instead.
 ";
 
 const IGNORED: &str = "

@@ -173,9 +173,10 @@ pub(super) const KEYS: &[Key] = &[
         "Whether a leader checks that a partition was added to the transaction that \
              writes to it.",
     ),
-    boolean("transaction.two.phase.commit.enable", Some("false"))
-        .broker()
-        .doc("Whether external coordinators may keep transactions prepared. Not built yet: `true` is refused."),
+    boolean("transaction.two.phase.commit.enable", Some("false")).broker().doc(
+        "Whether external coordinators may keep transactions prepared. Not built yet: `true` \
+             is refused.",
+    ),
     int("add.partitions.to.txn.retry.backoff.ms", Some("20"))
         .min(1)
         .broker()
