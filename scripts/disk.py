@@ -50,7 +50,9 @@ class Disk:
         """Takes all the space that is left, but for a few blocks. The node may write meanwhile."""
         with open(self.root / "ballast", "wb") as ballast:
             size = 0
-            while (spare := self._free() - (64 << 10)) >= 1 << 12:
+            for _ in range(100):
+                if (spare := self._free() - (64 << 10)) < 1 << 12:
+                    break
                 try:
                     os.posix_fallocate(ballast.fileno(), size, spare)
                     size += spare

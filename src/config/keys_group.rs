@@ -24,7 +24,7 @@ pub(super) const KEYS: &[Key] = &[
     list("group.coordinator.rebalance.protocols", Some("classic,consumer,streams"))
         .each_of(&["consumer", "classic", "share", "streams"])
         .broker()
-        .doc("Group protocols that are served; `classic` always is."),
+        .doc("Group protocols that are served; `classic` always is, `streams` is not built yet."),
     int("group.coordinator.threads", Some("4"))
         .min(1)
         .broker()

@@ -50,7 +50,8 @@ impl LostLeaders {
         mut leaders: impl Iterator<Item = NodeId>,
     ) -> Option<Instant> {
         let all = self.0.borrow();
-        if all.is_empty() {
+        // One that stays away is in question no longer, and costs no walk over the partitions.
+        if !all.values().any(|until| *until > now) {
             return None;
         }
         leaders.find_map(|leader| all.get(&leader).copied().filter(|until| *until > now))
