@@ -619,6 +619,10 @@ public final class Scenarios {
 
     /** A share group (KIP-932): two members, every kind of acknowledgement, a lock that ends. */
     static void share(String topic) throws Exception {
+        if (System.getenv("CHAOS") != null) {
+            shareUnderChaos(topic);
+            return;
+        }
         create(topic, 1, Map.of());
         var group = new ConfigResource(ConfigResource.Type.GROUP, topic);
         admin.incrementalAlterConfigs(Map.of(group, List.of(
@@ -683,15 +687,62 @@ public final class Scenarios {
         equal(got + " " + sizes.stream().allMatch(n -> n <= 3), numbers(20, 30) + " true", "records");
         equal(accepted(third), true, "the last acknowledgements");
         third.close();
-        var spec = Map.of(topic, new ListShareGroupOffsetsSpec());
-        until("no record to be left", () -> {
-            try {
-                var at = admin.listShareGroupOffsets(spec).partitionsToOffsetInfo(topic).get()
-                    .get(new TopicPartition(topic, 0));
-                return at != null && at.lag().equals(java.util.Optional.of(0L));
-            } catch (ExecutionException | InterruptedException e) { return false; }
-        });
+        until("no record to be left", () -> left(topic) == 0);
         admin.deleteShareGroups(List.of(topic)).all().get();
+    }
+
+    /** How many records of its topic a share group has still to see; -1 while that is not known. */
+    static long left(String topic) {
+        try {
+            var at = admin.listShareGroupOffsets(Map.of(topic, new ListShareGroupOffsetsSpec()))
+                .partitionsToOffsetInfo(topic).get().get(new TopicPartition(topic, 0));
+            return at == null ? -1 : at.lag().orElse(-1L);
+        } catch (ExecutionException | InterruptedException e) { return -1; }
+    }
+
+    /**
+     * A share group while nodes are killed. What a leader handed out is forgotten with it, so that records
+     * come again with any count; but none that was accepted, and all are in the end.
+     */
+    static void shareUnderChaos(String topic) throws Exception {
+        create(topic, 1, Map.of());
+        var group = new ConfigResource(ConfigResource.Type.GROUP, topic);
+        admin.incrementalAlterConfigs(Map.of(group, List.of(new AlterConfigOp(
+            new ConfigEntry("share.auto.offset.reset", "earliest"), AlterConfigOp.OpType.SET)))).all().get();
+        Set<String> seen = new HashSet<>();
+        Set<Long> accepted = new HashSet<>();
+        try (var first = sharer(topic); var second = sharer(topic)) {
+            for (int at = 0; at < 400; at += 20) {
+                List<String> values = numbers(at, at + 20);
+                produce(records(topic, values));
+                until("records " + values, 60, () -> {
+                    for (var m : List.of(first, second)) acceptMost(m, seen, accepted);
+                    return seen.containsAll(values);
+                });
+                Thread.sleep(500);
+            }
+            until("no record to be left", 60, () -> {
+                for (var m : List.of(first, second)) acceptMost(m, seen, accepted);
+                return left(topic) == 0;
+            });
+        }
+        equal(seen.size(), 400, "records");
+        admin.deleteShareGroups(List.of(topic)).all().get();
+    }
+
+    /** Polls once; gives every third record back at its first delivery and accepts the others. */
+    static void acceptMost(KafkaShareConsumer<byte[], byte[]> m, Set<String> seen, Set<Long> accepted) {
+        List<Long> taken = new ArrayList<>();
+        for (var r : m.poll(Duration.ofMillis(200))) {
+            if (accepted.contains(r.offset()))
+                throw new AssertionError("record " + r.offset() + " came again after it was accepted");
+            seen.add(new String(r.value(), StandardCharsets.UTF_8));
+            boolean back = r.offset() % 3 == 0 && r.deliveryCount().map(n -> n == 1).orElse(false);
+            m.acknowledge(r, back ? AcknowledgeType.RELEASE : AcknowledgeType.ACCEPT);
+            if (!back) taken.add(r.offset());
+        }
+        // An error says nothing of what was done: such records may come again, or never.
+        if (accepted(m)) accepted.addAll(taken);
     }
 
     /** Writes `values` in a transaction that is committed or aborted. */

@@ -204,7 +204,11 @@ async def exactly_once(boot, topic):
                 await p.send_offsets_to_transaction(at, topic)
             count += sum(len(r) for r in polled.values())
         check(count == 40, "records:", count)
-        equal([await c.committed(TopicPartition(source, n)) for n in (0, 1)], [20, 20], "positions")
+
+        # A commit is answered before its markers are written, and with them the offsets.
+        async def settled():
+            return [await c.committed(TopicPartition(source, n)) for n in (0, 1)] == [20, 20]
+        await until(settled, "the last positions")
     async with Reader(boot, partition=(sink, 0), isolation_level="read_committed") as c:
         got = sorted(m.value.decode() for m in await take(c, 40))
         equal(got, sorted(f"x{i}" for i in range(40)), "each record once")
