@@ -115,11 +115,12 @@ pub(crate) async fn start(
         share: share.clone(),
     };
     let image = Arc::clone(&subscription.image);
+    let settings = registration(config, world, dirs, &bound);
+    replicas.life.begin(settings.incarnation);
     let following = publisher.publish(&Delta::between(&Image::default(), &image), &image);
     replicas.settled();
     let published = Arc::new(watch::Sender::new(image.position.offset));
     let client = ControllerClient::new(source, super::boot::timeouts(config));
-    let settings = registration(config, world, dirs, &bound);
     let lifecycle = BrokerLifecycle::start(settings, client.clone(), published.subscribe());
     let broker = Arc::new(Broker {
         node_id: config.node_id,

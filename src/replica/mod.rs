@@ -20,6 +20,7 @@ pub mod late_txns_driver;
 pub mod leader;
 #[cfg(test)]
 mod leader_test;
+pub mod life;
 pub mod lost_driver;
 pub mod moves;
 pub mod moves_driver;

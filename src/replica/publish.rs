@@ -56,6 +56,7 @@ impl ReplicaTable {
         settings: &mut dyn FnMut(&str) -> Arc<PartitionSettings>,
     ) -> Published {
         self.refresh_brokers(image.brokers());
+        let admitted = self.life.admit(self.node_id, image.brokers());
         let mut published = Published::default();
         for diff in delta.changed_partitions() {
             let mine =
@@ -66,7 +67,29 @@ impl ReplicaTable {
                 None => {}
             }
         }
+        if admitted {
+            self.take_office(image, settings, &mut published);
+        }
         published
+    }
+
+    /// Leads what `image` says that this broker leads, now that it may.
+    fn take_office(
+        &self,
+        image: &Image,
+        settings: &mut dyn FnMut(&str) -> Arc<PartitionSettings>,
+        published: &mut Published,
+    ) {
+        let all = Delta::between(&Image::default(), image);
+        for diff in all.changed_partitions() {
+            let leads = diff.new.filter(|p| p.leader == Some(self.node_id));
+            let slot = self.by_id(diff.topic_id, diff.partition);
+            if let (Some(new), Some(slot)) = (leads, slot)
+                && !slot.lock().leads()
+            {
+                self.take_on(&diff, new, settings, published);
+            }
+        }
     }
 
     fn take_on(
@@ -92,13 +115,16 @@ impl ReplicaTable {
         let Some(slot) = self.by_id(diff.topic_id, diff.partition) else { return };
         let mut partition = slot.lock();
         let led = partition.leads();
-        let leads = new.leader == Some(self.node_id);
+        let leads = new.leader == Some(self.node_id) && self.life.may_lead();
         let news = led != leads || partition.leader_epoch() != new.leader_epoch;
         let now = self.clock.now();
         let (mut anew, mut flush) = (led != leads, false);
         if leads {
             partition.lead(new, now);
             flush = self.look_after(&slot, &mut partition, now);
+        } else if new.leader == Some(self.node_id) {
+            // Not yet: until then nobody leads.
+            anew |= partition.follow(&PartitionRegistration { leader: None, ..new.clone() });
         } else {
             anew |= partition.follow(new);
         }

@@ -18,6 +18,7 @@ use super::{
     dirs::DirChoice,
     fetch_session::FetchSessions,
     isr_queue::IsrQueue,
+    life::Life,
     moves::Moves,
     partition::{Committed, Partition, Receipt, Refusal},
     partition_lead::{FollowerFound, FollowerRead},
@@ -137,6 +138,8 @@ pub struct ReplicaTable {
     pub isr: IsrQueue,
     /// Limits of replication traffic.
     pub quotas: Quotas,
+    /// Whether partitions may be led yet.
+    pub life: Life,
     /// The clocks.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.
@@ -164,6 +167,7 @@ impl ReplicaTable {
             cleaner_points: Mutex::default(),
             isr: IsrQueue::default(),
             quotas: Quotas::default(),
+            life: Life::default(),
             clock,
             entropy,
         }

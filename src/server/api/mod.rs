@@ -18,6 +18,7 @@ pub(crate) mod share_fetch;
 pub(crate) mod share_groups;
 pub(crate) mod share_state;
 pub(crate) mod topics;
+pub(crate) mod topics_delete;
 pub(crate) mod txn;
 pub(crate) mod txn_markers;
 pub(crate) mod txn_offsets;
@@ -133,7 +134,7 @@ pub(crate) static ROWS: &[Row] = &[
     Row { key: ApiKey::ListGroups, run: at_once!(groups::list_groups) },
     Row { key: ApiKey::ApiVersions, run: at_once!(Admin, versions::api_versions) },
     Row { key: ApiKey::CreateTopics, run: in_time!(Admin, topics::create_topics) },
-    Row { key: ApiKey::DeleteTopics, run: in_time!(Admin, topics::delete_topics) },
+    Row { key: ApiKey::DeleteTopics, run: in_time!(Admin, topics_delete::delete_topics) },
     Row { key: ApiKey::DeleteRecords, run: by_itself!(offsets::delete_records) },
     Row { key: ApiKey::InitProducerId, run: in_time!(cluster::init_producer_id) },
     Row { key: ApiKey::OffsetForLeaderEpoch, run: at_once!(offsets::offset_for_leader_epoch) },
