@@ -52,6 +52,28 @@ pub enum Mutant {
     TwoOwners,
     /// A consumer commits under an epoch that is over.
     AcceptStaleMember,
+    /// The cleaner drops the newest record of a key too.
+    CompactionDropsNewest,
+    /// The cleaner drops tombstones before their horizon.
+    TombstoneTooEarly,
+    /// The cleaner counts records of transactions that are aborted or still open.
+    CompactionCountsAborted,
+    /// A cleaned segment takes the place of its sources before it is on disk.
+    CleanedUnsynced,
+    /// A share partition answers acknowledgements before they are written.
+    ShareAckBeforeWrite,
+    /// A share partition hands out what another member has.
+    ShareTwoAcquirers,
+    /// The share coordinator takes what a leader writes that was superseded.
+    ShareFenceSkipped,
+    /// A share partition forgets what it holds for a member when a write fails.
+    ShareLostWithWrite,
+    /// Segments are deleted while `retention.bytes` asks for them still.
+    RetentionTooEarly,
+    /// Records are served that were deleted.
+    ServeDeleted,
+    /// A topic that is created again has its old id.
+    TopicIdReused,
 }
 
 /// Whether that bug is planted.

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use crate::base::limits::PARTITIONS_PER_CREATE_MAX;
-use crate::base::{ErrorCode, NodeId, PartitionId, Uuid};
+use crate::base::{ErrorCode, Mutant, NodeId, PartitionId, Uuid, mutant};
 use crate::metadata::configs::Properties;
 use crate::metadata::record::Partition;
 use crate::metadata::{ConfigResource, PartitionRegistration, Record};
@@ -103,7 +103,13 @@ impl Turn<'_> {
             .validate(&resource, &configs, &Properties::new())
             .map_err(|text| Refusal::new(ErrorCode::InvalidConfig, text))?;
         let placed = if t.assignments.is_empty() { self.placed(t) } else { self.assigned(t) }?;
-        let id = self.draw_topic_id();
+        let mut id = self.draw_topic_id();
+        if mutant(Mutant::TopicIdReused) {
+            id = t
+                .name
+                .bytes()
+                .fold(Uuid([1; 16]), |Uuid(id), b| Uuid(id.map(|i| i.rotate_left(3) ^ b)));
+        }
         let count = PartitionId::try_from(placed.len()).unwrap_or(PartitionId::MAX);
         let factor = placed.first().map_or(0, |(replicas, _)| replicas.len());
         if !validate_only {

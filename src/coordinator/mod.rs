@@ -67,7 +67,7 @@ pub mod share_persister_driver;
 pub mod share_ports;
 pub mod share_records;
 pub mod share_settings;
-mod share_shard;
+pub mod share_shard;
 mod share_state;
 pub mod table;
 pub mod topic_regex;

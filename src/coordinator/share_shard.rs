@@ -23,7 +23,7 @@ use super::{
     share_settings::ShareSettings,
     turn::append_error,
 };
-use crate::base::{ErrorCode, Mono, Now, Offset, Uuid};
+use crate::base::{ErrorCode, Mono, Mutant, Now, Offset, Uuid, mutant};
 
 /// Bytes of records that one append may hold, about.
 const APPEND_BYTES: usize = 512 * 1024;
@@ -37,7 +37,7 @@ const UNCHANGED: i32 = -1;
 
 /// One shard.
 #[derive(Debug)]
-pub(super) struct ShareShard {
+pub struct ShareShard {
     settings: Arc<ShareSettings>,
     states: BTreeMap<ShareKey, Kept>,
     /// The latest snapshot of each share partition, by its offset: below the first nothing counts.
@@ -87,7 +87,8 @@ struct Pending {
 
 impl ShareShard {
     /// A shard without share partitions, to be filled by [`Machine::replay`].
-    pub(super) fn new(settings: Arc<ShareSettings>) -> Self {
+    #[must_use]
+    pub fn new(settings: Arc<ShareSettings>) -> Self {
         Self {
             settings,
             states: BTreeMap::new(),
@@ -179,12 +180,7 @@ impl ShareShard {
 
     /// All records are replayed, and all of them are committed: calls may come. Share partitions
     /// of topics that are not among `topics` any more are forgotten.
-    pub(super) fn loaded(
-        &mut self,
-        topics: impl Fn(Uuid) -> bool,
-        now: Now,
-        out: &mut Vec<ShareEffect>,
-    ) {
+    pub fn loaded(&mut self, topics: impl Fn(Uuid) -> bool, now: Now, out: &mut Vec<ShareEffect>) {
         self.prune_at = now.mono.after_ms(self.settings.prune_interval_ms);
         self.snapshot_at = now.mono.after_ms(self.settings.cold_snapshot_interval_ms);
         let gone: BTreeSet<Uuid> =
@@ -216,7 +212,9 @@ impl ShareShard {
             (
                 ShareAsk::Read { leader_epoch } | ShareAsk::Write(ShareWrite { leader_epoch, .. }),
                 Some(kept),
-            ) if is_stale(*leader_epoch, kept.leader_epoch) => {
+            ) if is_stale(*leader_epoch, kept.leader_epoch)
+                && !mutant(Mutant::ShareFenceSkipped) =>
+            {
                 return Err(ErrorCode::FencedLeaderEpoch);
             }
             (

@@ -21,7 +21,7 @@ use super::{
     names,
     scan::Scanner,
 };
-use crate::base::{Now, Offset, limits::BATCH_HEADER_BYTES, ports::File};
+use crate::base::{Mutant, Now, Offset, limits::BATCH_HEADER_BYTES, mutant, ports::File};
 use crate::record::{
     BatchHeader, Horizon, Left, Retainer, Rules, batch::check_crc, retain::emptied,
 };
@@ -155,7 +155,10 @@ impl<'a, W: Ward> Cleaning<'a, W> {
         let (from, upto) = (self.work.dirt.first_dirty, self.work.dirt.upto);
         // Twice as many slots as there can be keys keep searches short.
         let keys = usize::try_from(upto - from).unwrap_or(0);
-        let slots = (self.terms.map_bytes / SLOT_BYTES).min(keys.saturating_mul(2).max(64));
+        // A low load factor must not leave less room than that: memory that nobody asked for is
+        // not short.
+        let wanted = keys.saturating_mul(2).max((keys as f64 / self.terms.map_load) as usize + 1);
+        let slots = (self.terms.map_bytes / SLOT_BYTES).min(wanted.max(64));
         let mut map = OffsetMap::new(slots, self.terms.map_load, self.terms.secret);
         let mut txns = TxnWalk::default();
         txns.expect(self.ward.with(|log| log.aborted_between(from, upto))?);
@@ -201,7 +204,9 @@ impl<'a, W: Ward> Cleaning<'a, W> {
             let batch = self.body(piece, &mut walk, pos, &h)?;
             if h.is_control() {
                 txns.on_control(&h, read_marker(&h, batch));
-            } else if !txns.on_batch(&h) && h.last_offset() >= from {
+            } else if (!txns.on_batch(&h) || mutant(Mutant::CompactionCountsAborted))
+                && h.last_offset() >= from
+            {
                 let limit = inflated_max(self.work, &h);
                 let room = self.retainer.walk(&h, batch, limit, |record| {
                     let offset = h.base_offset + i64::from(record.offset_delta);
@@ -376,7 +381,9 @@ impl<'a, W: Ward> Cleaning<'a, W> {
         let now_ms = self.terms.now.wall_ms;
         let horizon =
             Horizon { at_ms: now_ms.saturating_add(self.work.config.delete_retention_ms), marker };
-        let tombstones_stay = h.delete_horizon_ms().is_none_or(|at| now_ms < at);
+        let early = mutant(Mutant::TombstoneTooEarly);
+        let tombstones_stay = h.delete_horizon_ms().is_none_or(|at| now_ms < at && !early);
+        let drops_newest = mutant(Mutant::CompactionDropsNewest);
         let mut keyless = 0;
         let keep = |record: &crate::record::Record<'_>| {
             let offset = h.base_offset + i64::from(record.offset_delta);
@@ -387,7 +394,7 @@ impl<'a, W: Ward> Cleaning<'a, W> {
                 keyless += 1;
                 return false;
             };
-            newest.map.get(key).is_none_or(|at| offset >= at)
+            newest.map.get(key).is_none_or(|at| offset > at || offset == at && !drops_newest)
                 && (record.value.is_some() || tombstones_stay)
         };
         let limit = inflated_max(self.work, h);

@@ -6,7 +6,7 @@ use super::{
     log::{Home, Log},
     scan::HEADERS_WINDOW,
 };
-use crate::base::{Now, Offset, ports::FileSlice};
+use crate::base::{Mutant, Now, Offset, mutant, ports::FileSlice};
 use crate::record::BatchHeader;
 
 /// Whole batches of one read.
@@ -47,7 +47,8 @@ impl Log {
         now: Now,
     ) -> Result<ReadSlices, LogError> {
         self.dir.check()?;
-        if from < self.log_start || from > self.end {
+        let deleted = from < self.log_start && !mutant(Mutant::ServeDeleted);
+        if deleted || from > self.end {
             return Err(self.out_of_range(from));
         }
         self.load(now)?;

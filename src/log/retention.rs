@@ -9,7 +9,7 @@ use super::{
     log::{Home, Log},
     settings::LogConfig,
 };
-use crate::base::{Now, Offset};
+use crate::base::{Mutant, Now, Offset, mutant};
 
 /// Why segments were deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,9 @@ fn plan<E>(
 ) -> Result<Option<(usize, DeletionReason)>, E> {
     let total: u64 = views.iter().map(|v| v.size).sum();
     let mut excess = match u64::try_from(config.retention_bytes) {
+        Ok(keep) if config.delete && mutant(Mutant::RetentionTooEarly) => {
+            total.checked_sub(keep / 2)
+        }
         Ok(keep) if config.delete => total.checked_sub(keep),
         _ => None,
     };

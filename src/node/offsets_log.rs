@@ -25,7 +25,7 @@ pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
 pub const TRANSACTIONS_TOPIC: &str = "__transaction_state";
 
 /// The topic that the state of share partitions lives in.
-pub(crate) const SHARE_STATE_TOPIC: &str = "__share_group_state";
+pub const SHARE_STATE_TOPIC: &str = "__share_group_state";
 
 /// See the file's head. The second part is the topic.
 #[derive(Debug)]

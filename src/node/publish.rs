@@ -24,7 +24,7 @@ use crate::{
         table::ReplicaTable,
     },
     server::context,
-    share::SharePartitions,
+    share::{SharePartitions, leavers::Leavers},
 };
 
 /// What an update reaches.
@@ -116,12 +116,9 @@ impl Publisher {
 
     /// Share partitions go with the partitions that this broker leads no longer.
     fn tell_share_partitions(&self, delta: &Delta, image: &Image, offices: &[Office]) {
-        let left = offices.iter().filter(|o| !o.leads);
-        let left = left.filter_map(|o| Some((image.topics().id_of(&o.topic)?, o.partition)));
-        let left: BTreeSet<_> = left.collect();
-        let gone: BTreeSet<_> = delta.deleted_topics().map(|t| t.id).collect();
-        if !left.is_empty() || !gone.is_empty() {
-            self.share.left(|topic, p| gone.contains(&topic) || left.contains(&(topic, p)));
+        let leavers = Leavers::of(delta, image, offices);
+        if !leavers.is_empty() {
+            self.share.left(&leavers);
         }
     }
 

@@ -132,7 +132,7 @@ fn retention(table: &ReplicaTable) {
 
 /// Retention and rolling by time of one partition. Nothing is taken from under a cleaning; who
 /// cleans calls this when it is done.
-pub(super) fn retention_of(table: &ReplicaTable, slot: &Slot) {
+pub fn retention_of(table: &ReplicaTable, slot: &Slot) {
     let now = table.clock.now();
     let mut partition = slot.lock();
     let high_watermark = partition.high_watermark();
@@ -197,7 +197,7 @@ pub fn write_recovery_points(table: &ReplicaTable) {
 }
 
 /// Writes how far each log was compacted, where that changed since it was last written.
-pub(super) fn write_cleaner_points(table: &ReplicaTable) {
+pub fn write_cleaner_points(table: &ReplicaTable) {
     let mut written = table.cleaner_points();
     let points = by_dir(table, |slot| slot.lock().log.first_dirty());
     written.resize(points.len(), None);

@@ -8,7 +8,7 @@ use super::{
     runs::{Pending, RecordState},
     settings::ShareSettings,
 };
-use crate::base::{ErrorCode, Now, Offset};
+use crate::base::{ErrorCode, Mutant, Now, Offset, mutant};
 
 /// What a member says of records (`AcknowledgeType.java`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +119,8 @@ impl SharePartition {
             }
             self.runs.join(ack.first.max(start), ack.last, &self.batches);
         }
-        Ok(writes.then_some(self.writes.next))
+        let waits = writes && !mutant(Mutant::ShareAckBeforeWrite);
+        Ok(waits.then_some(self.writes.next))
     }
 
     /// Gives back all that `member` has, as its session ended. `None`: it had nothing.

@@ -208,7 +208,7 @@ impl ShareFetch {
             let Role::Active(partition) = &mut state.role else { continue };
             let from = partition.next_fetch_offset();
             let limit = Limit { bytes: each, at_least_one: total == 0, records: 1 };
-            match self.read(at, from, limit, true, settings, now) {
+            match self.read(at, (from, slot.leader_epoch), limit, true, settings, now) {
                 Ok(Some(found)) => total += found.len,
                 Ok(None) => {}
                 // Let the answer tell, or the log start be taken over.
@@ -237,7 +237,7 @@ impl ShareFetch {
                 break;
             }
             let from = partition.next_fetch_offset();
-            match self.read(at, from, limit, false, settings, now) {
+            match self.read(at, (from, slot.leader_epoch), limit, false, settings, now) {
                 Ok(Some(found)) => got = self.take(partition, from, found, limit, settings, now)?,
                 Ok(None) => break,
                 Err(refusal) if refusal.code == ErrorCode::OffsetOutOfRange => {
@@ -266,7 +266,7 @@ impl ShareFetch {
     fn read(
         &self,
         at: usize,
-        from: Offset,
+        (from, leader_epoch): (Offset, i32),
         limit: Limit,
         listen: bool,
         settings: &ShareSettings,
@@ -275,6 +275,11 @@ impl ShareFetch {
         let replica = self.replica(at)?;
         let mut replica = replica.lock();
         replica.check_leader(-1)?;
+        // Of what happened between the two epochs the share partition knows nothing; it is about to
+        // be let go of.
+        if replica.leader_epoch() != leader_epoch {
+            return Err(ErrorCode::NotLeaderOrFollower.into());
+        }
         let isolation = match settings.read_committed {
             true => Isolation::ReadCommitted,
             false => Isolation::ReadUncommitted,

@@ -18,6 +18,7 @@ pub mod acknowledge;
 pub mod acquire;
 pub mod batches;
 pub mod fetch_driver;
+pub mod leavers;
 pub mod partition;
 #[cfg(test)]
 mod partition_model_test;

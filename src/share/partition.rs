@@ -19,7 +19,7 @@ use super::{
     settings::ShareSettings,
 };
 use crate::{
-    base::{ErrorCode, LeaderEpoch, Mono, Offset},
+    base::{ErrorCode, LeaderEpoch, Mono, Mutant, Offset, mutant},
     coordinator::share_persister::{ShareState, ShareWrite, StateBatch},
 };
 
@@ -307,6 +307,9 @@ impl SharePartition {
             for (_, run) in self.runs.0.range_mut(batch.first..=batch.last) {
                 let Some(pending) = run.pending.take_if(|p| p.write == write) else { continue };
                 if succeeded {
+                    run.deadline = Mono::NEVER;
+                } else if mutant(Mutant::ShareLostWithWrite) {
+                    run.state = RecordState::Acquired;
                     run.deadline = Mono::NEVER;
                 } else if run.deadline <= now {
                     let state = run.given_back(pending.delivery_limit);

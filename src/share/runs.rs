@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::base::{Mono, Offset};
+use crate::base::{Mono, Mutant, Offset, mutant};
 
 /// What became of a record (`RecordState.java`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,7 +84,9 @@ impl Run {
 
     /// Whether a member may get them.
     pub(super) fn is_free(&self) -> bool {
-        self.state == RecordState::Available && self.pending.is_none()
+        let free = self.state == RecordState::Available
+            || self.state == RecordState::Acquired && mutant(Mutant::ShareTwoAcquirers);
+        free && self.pending.is_none()
     }
 
     /// Whether a member has them, and has said nothing of them.

@@ -22,12 +22,13 @@ use tokio::{
 
 use super::{
     acknowledge::AckBatch,
+    leavers::Leavers,
     partition::{SharePartition, WriteNo},
     session::{Disconnected, Ended, PartitionKey, SessionKey, ShareSessions},
     settings::{GroupSettings, OffsetReset, ShareSettings},
 };
 use crate::{
-    base::{ErrorCode, Mono, Now, Offset, Uuid, ports::Clock},
+    base::{ErrorCode, Mono, Now, Offset, ports::Clock},
     coordinator::share_persister::{ShareKey, SharePersister, ShareWrite},
     replica::{bell::Listeners, partition::Isolation, table::ReplicaTable},
 };
@@ -66,7 +67,7 @@ pub(super) struct State {
 pub(super) struct Slot {
     pub(super) key: ShareKey,
     id: u64,
-    leader_epoch: i32,
+    pub(super) leader_epoch: i32,
     state: Mutex<State>,
 }
 
@@ -133,7 +134,7 @@ impl SharePartitions {
     /// Lets go of everything, and ends the timer.
     pub fn stop(&self) {
         self.inner.stopped.send_replace(true);
-        self.inner.remove_where(ErrorCode::NotLeaderOrFollower, |_| true);
+        self.inner.remove_where(ErrorCode::NotLeaderOrFollower, |_, _| true);
     }
 
     /// The sessions.
@@ -147,9 +148,10 @@ impl SharePartitions {
         self.inner.settings.of(group)
     }
 
-    /// Those partitions for which `left` holds are led by this broker no longer, or deleted.
-    pub fn left(&self, left: impl Fn(Uuid, i32) -> bool) {
-        let is_left = |key: &ShareKey| left(key.topic, key.partition);
+    /// Those partitions are led by this broker no longer, or under another epoch, or deleted.
+    pub fn left(&self, leavers: &Leavers) {
+        let is_left =
+            |key: &ShareKey, leader_epoch| leavers.has(key.topic, key.partition, leader_epoch);
         self.inner.remove_where(ErrorCode::NotLeaderOrFollower, is_left);
     }
 
@@ -290,7 +292,7 @@ impl Inner {
     /// Nobody of `group` has a session here any more: what it has goes once it is written, and is
     /// loaded anew when somebody comes, who may find offsets that were altered meanwhile.
     fn desert(&self, group: &Arc<str>) {
-        let group = |key: &ShareKey| key.group == *group;
+        let group = |key: &ShareKey, _| key.group == *group;
         let idle = |slot: &Slot| match &slot.lock().role {
             Role::Active(p) => p.is_written(),
             Role::Loading | Role::Gone(_) => true,
@@ -298,20 +300,20 @@ impl Inner {
         self.remove_if(ErrorCode::NotLeaderOrFollower, group, idle);
     }
 
-    fn remove_where(&self, code: ErrorCode, which: impl Fn(&ShareKey) -> bool) {
+    fn remove_where(&self, code: ErrorCode, which: impl Fn(&ShareKey, i32) -> bool) {
         self.remove_if(code, which, |_| true);
     }
 
     fn remove_if(
         &self,
         code: ErrorCode,
-        which: impl Fn(&ShareKey) -> bool,
+        which: impl Fn(&ShareKey, i32) -> bool,
         may: impl Fn(&Slot) -> bool,
     ) {
         let mut gone = Vec::new();
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         table.retain(|key, slot| {
-            let goes = which(key) && may(slot);
+            let goes = which(key, slot.leader_epoch) && may(slot);
             if goes {
                 gone.push(Arc::clone(slot));
             }

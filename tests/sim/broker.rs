@@ -21,6 +21,7 @@ use vltava::{
         table::{Dir, ReplicaTable},
         upkeep_driver::Work,
     },
+    share::leavers::Leavers,
     testing::{
         clock::{Seeded, SimEntropy},
         fs::SimFs,
@@ -28,6 +29,7 @@ use vltava::{
 };
 
 use crate::{
+    cleaner::Cleaner,
     follow::{Following, Proposals},
     machine::Kind,
     net::{Key, Message, Place},
@@ -35,6 +37,7 @@ use crate::{
     plan::{MS, SECOND},
     schema::{self, LAG_MS},
     serve::Parked,
+    share_serve::Shares,
     world::{EPOCH_MS, Event, World},
 };
 
@@ -66,6 +69,10 @@ pub enum BrokerEvent {
     Load { kind: Kind, partition: PartitionId },
     /// It is time to look at the deadlines of coordinators.
     Offices,
+    /// A share coordinator has not answered.
+    ShareUnanswered { req: u64 },
+    /// The cleaner of logs goes on.
+    Clean,
     /// It is time to send a marker.
     Mark { number: u64, tick: u64 },
 }
@@ -136,6 +143,8 @@ pub struct Life {
     /// Under which epoch it was last looked at as a leader that serves.
     pub serves: BTreeMap<Key, i32>,
     pub coordination: Coordination,
+    pub shares: Shares,
+    pub cleaner: Option<Cleaner>,
 }
 
 /// A broker's machine.
@@ -263,6 +272,10 @@ impl World {
         let upkeep = BrokerEvent::Upkeep { round: 0 };
         self.at(UPKEEP_US, Event::Broker { broker: b, life, event: upkeep });
         self.at(UPKEEP_US, Event::Broker { broker: b, life, event: BrokerEvent::Offices });
+        if self.plan.keyed_partitions > 0 {
+            let first = self.between(UPKEEP_US, 2 * UPKEEP_US);
+            self.at(first, Event::Broker { broker: b, life, event: BrokerEvent::Clean });
+        }
         self.announce(b, end);
         self.after_broker(b);
     }
@@ -311,6 +324,8 @@ impl World {
             seen: BTreeMap::new(),
             serves: BTreeMap::new(),
             coordination,
+            shares: Shares::default(),
+            cleaner: None,
         });
         let delta = Delta::between(&Image::default(), image);
         self.change_offices(b, &delta, image, &published.offices);
@@ -319,6 +334,11 @@ impl World {
 
     /// A broker's process ends, and starts again after `down_us`.
     pub fn end_broker(&mut self, b: usize, how: End, down_us: u64) {
+        self.end_broker_with(b, how, down_us, None);
+    }
+
+    /// The same; `struck` is what was written when it ended, if that was in the middle of something.
+    pub fn end_broker_with(&mut self, b: usize, how: End, down_us: u64, struck: Option<SimFs>) {
         let durable = self.plan.durable;
         self.note_disk(b);
         let broker = &mut self.brokers[b];
@@ -327,15 +347,18 @@ impl World {
         }
         let tail_lost = how == End::PowerCut;
         broker.remember_logs(tail_lost, durable);
-        broker.life = None;
+        // What a cleaning does as it ends is not to be seen.
+        let life = broker.life.take();
         broker.disk_armed = false;
         broker.frail |= how != End::Clean;
+        let left = struck.unwrap_or_else(|| broker.fs.clone());
         broker.fs = match how {
-            End::PowerCut => broker.fs.crash(),
+            End::PowerCut => left.crash(),
             // A clean stop has put everything on disk.
-            End::Clean if self.rng.one_in(2) => broker.fs.crash(),
-            End::Killed | End::Clean => broker.fs.killed(),
+            End::Clean if self.rng.one_in(2) => left.crash(),
+            End::Killed | End::Clean => left.killed(),
         };
+        drop(life);
         broker.paused_until = 0;
         self.note(format_args!("broker {b} ends: {how:?}"));
         self.at(down_us, Event::Start { broker: b });
@@ -366,6 +389,8 @@ impl World {
             BrokerEvent::Isr => self.look_after_isr(b),
             BrokerEvent::Propose => {}
             BrokerEvent::Load { kind, partition } => self.load(b, kind, partition),
+            BrokerEvent::ShareUnanswered { req } => self.share_unanswered(b, req),
+            BrokerEvent::Clean => self.clean(b),
             BrokerEvent::Offices => self.look_after_offices(b),
             BrokerEvent::Mark { number, tick } => self.send_mark(b, number, tick),
         }
@@ -405,7 +430,15 @@ impl World {
             Message::Call { req, wanted, .. } => self.serve_call(b, from, req, wanted),
             Message::Called { req, answer } => self.broker_is_answered(b, req, answer),
             Message::Mark { req, at, call, .. } => self.serve_mark(b, from, req, at, call),
+            Message::ShareFetch { req, key, member, wants, .. } => {
+                self.serve_share_fetch(b, from, req, (key, member), wants);
+            }
+            Message::ShareAck { req, key, member, acks, leaves, .. } => {
+                self.serve_share_ack(b, (from, req), (key, member), &acks, leaves);
+            }
             Message::Ask { .. }
+            | Message::ShareFetched { .. }
+            | Message::ShareAcked { .. }
             | Message::Produced { .. }
             | Message::ReadBack { .. }
             | Message::StableBack { .. } => {}
@@ -438,6 +471,8 @@ impl World {
         let mut settings = |topic: &str| schema::settings_of(topic, &settings);
         let published = table.publish(&update.delta, &update.image, &mut settings);
         self.change_offices(b, &update.delta, &update.image, &published.offices);
+        let leavers = Leavers::of(&update.delta, &update.image, &published.offices);
+        self.share_partitions_leave(b, &leavers);
         self.brokers[b].published = offset;
         self.note(format_args!("broker {b} has metadata up to {offset}"));
     }

@@ -6,22 +6,20 @@ use std::{collections::VecDeque, sync::Arc};
 use bytes::Bytes;
 use vltava::{
     base::{ErrorCode, Offset},
-    controller::{Command, command::SubmitCommand},
     metadata::Image,
-    node::offsets_log::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
-    pb::controller as pb,
 };
 
 use crate::{
     classic_members::ClassicMember,
+    keyed::KeyedReader,
     machine::Answer,
     members::Member,
     net::{Key, Message, Place},
     oracle::Sent,
     plan::{MS, SECOND},
-    quorum::SEATS,
     records,
-    txn_clients::{OFFICES, StableReader, TXN_TOPIC, Transactional},
+    share_members::ShareMember,
+    txn_clients::{StableReader, Transactional},
     world::{Event, World},
 };
 
@@ -51,6 +49,7 @@ struct Batch {
 
 /// One producer of one partition.
 pub struct Producer {
+    topic: &'static str,
     partition: i32,
     all: bool,
     id: i64,
@@ -87,7 +86,31 @@ pub enum Client {
     Stable(StableReader),
     Member(Member),
     Classic(ClassicMember),
+    Keyed(KeyedReader),
+    Share(ShareMember),
     Admin,
+}
+
+impl Producer {
+    /// The producer that is client `n`.
+    pub fn new(n: usize, topic: &'static str, partition: i32, all: bool, pause_us: u64) -> Self {
+        Self {
+            topic,
+            partition,
+            all,
+            id: FIRST_ID + n as i64,
+            epoch: 0,
+            next_sequence: 0,
+            next_number: 0,
+            window: VecDeque::new(),
+            leader: None,
+            connection: 0,
+            resend_at: None,
+            out_of_order: 0,
+            fresh: FRESH,
+            pause_us,
+        }
+    }
 }
 
 impl World {
@@ -97,21 +120,9 @@ impl World {
         for partition in 0..partitions {
             for _ in 0..=self.rng.below(2) {
                 let n = self.clients.len();
-                let producer = Producer {
-                    partition,
-                    all: !n.is_multiple_of(self.plan.one_ack_every),
-                    id: FIRST_ID + n as i64,
-                    epoch: 0,
-                    next_sequence: 0,
-                    next_number: 0,
-                    window: VecDeque::new(),
-                    leader: None,
-                    connection: 0,
-                    resend_at: None,
-                    out_of_order: 0,
-                    fresh: FRESH,
-                    pause_us: self.between(20 * MS, 120 * MS),
-                };
+                let pause_us = self.between(20 * MS, 120 * MS);
+                let all = !n.is_multiple_of(self.plan.one_ack_every);
+                let producer = Producer::new(n, TOPIC, partition, all, pause_us);
                 self.clients.push(Client::Producer(producer));
             }
             let near = self.rng.one_in(3);
@@ -121,6 +132,8 @@ impl World {
         self.start_txn_clients();
         self.start_members();
         self.start_classic_members();
+        self.start_keyed_clients();
+        self.start_share_members();
         for client in 0..self.clients.len() {
             self.at(500 * MS + client as u64, Event::Client { client, event: ClientEvent::Tick });
         }
@@ -160,6 +173,8 @@ impl World {
             Client::Stable(r) => self.read_stable(client, r),
             Client::Member(m) => self.take_part(client, m),
             Client::Classic(m) => self.take_classic_part(client, m),
+            Client::Keyed(r) => self.read_keyed(client, r),
+            Client::Share(m) => self.take_share(client, m),
             Client::Admin => self.administrate(client),
         };
         self.clients[client] = taken;
@@ -174,6 +189,18 @@ impl World {
             }
             (Client::Consumer(c), Message::ReadBack { req, result }) => {
                 self.consumed(c, req, result);
+            }
+            (Client::Share(m), Message::ShareFetched { req, key, result }) => {
+                self.share_fetched(m, req, key, result);
+            }
+            (Client::Share(m), Message::ShareAcked { req, result }) => {
+                self.share_acked(m, req, result);
+            }
+            (Client::Share(m), Message::Called { req, answer }) => {
+                self.share_begun(m, req, &answer);
+            }
+            (Client::Keyed(r), Message::ReadBack { req, result }) => {
+                self.keyed_read(r, req, result);
             }
             (Client::Transactional(t), Message::Called { req, answer }) => {
                 self.transactional_hears(t, req, answer);
@@ -200,7 +227,7 @@ impl World {
 
     fn produce(&mut self, client: usize, p: &mut Producer) -> u64 {
         let pause = p.pause_us / 2 + self.between(0, p.pause_us);
-        let Some(key) = self.key_of(p.partition) else { return pause };
+        let Some(key) = self.key_in(p.topic, p.partition) else { return pause };
         if p.leader.is_none() {
             p.leader = self.ask_leader(client, key, false);
             p.connection = self.request();
@@ -243,7 +270,12 @@ impl World {
             let sequence = p.next_sequence + i32::try_from(n).unwrap();
             self.oracle.sent.push(Sent { producer: p.id, epoch: p.epoch, sequence });
         }
-        let records = records::batch(from, count, p.id, p.epoch, p.next_sequence);
+        let records = if p.topic == TOPIC {
+            records::batch(from, count, p.id, p.epoch, p.next_sequence)
+        } else {
+            let keys = self.some_keys(count);
+            records::keyed_batch(from, &keys, p.id, p.epoch, p.next_sequence)
+        };
         let sequence = p.next_sequence;
         let number = p.next_number;
         p.next_number += 1;
@@ -317,6 +349,7 @@ impl World {
             Client::Transactional(t) => self.abandon(t),
             Client::Member(m) => m.die(),
             Client::Classic(m) => m.die(),
+            Client::Share(m) => m.die(),
             _ => {}
         }
         self.clients[client] = taken;
@@ -377,134 +410,6 @@ impl World {
         }
     }
 
-    // ---- the controller's client
-
-    fn administrate(&mut self, client: usize) -> u64 {
-        let count = |n: usize| i32::try_from(n).unwrap();
-        let (of_topic, of_txns) = (count(self.plan.partitions), count(self.plan.txn_partitions));
-        let mut wanted = vec![(TOPIC, of_topic)];
-        if self.plan.txn_partitions > 0 {
-            wanted.extend([
-                (TXN_TOPIC, of_txns),
-                (OFFSETS_TOPIC, OFFICES),
-                (TRANSACTIONS_TOPIC, OFFICES),
-            ]);
-        }
-        for (name, num_partitions) in wanted {
-            if self.quorum.image().topics().by_name(name).is_some() {
-                continue;
-            }
-            let topic = pb::CreatableTopic {
-                name: name.to_owned(),
-                num_partitions,
-                replication_factor: count(self.plan.factor),
-                ..pb::CreatableTopic::default()
-            };
-            let create = pb::CreateTopics { topics: vec![topic], ..pb::CreateTopics::default() };
-            self.command(client, SubmitCommand::CreateTopics(create));
-            break;
-        }
-        100 * MS
-    }
-
-    fn command(&mut self, client: usize, command: SubmitCommand) {
-        let req = self.request();
-        let seat = self.quorum.leader.unwrap_or_else(|| self.rng.below(SEATS));
-        let command = Command::Submit(command);
-        self.send(Place::Client(client), Place::Seat(seat), Message::Ask { req, command });
-    }
-
-    /// Asks for some change of the cluster.
-    pub fn one_asks_for_a_change(&mut self) {
-        let (client, n) = (0, self.rng.below(9));
-        let image = Arc::clone(self.quorum.image());
-        let Some(topic) = image.topics().by_name(TOPIC) else { return };
-        match n {
-            // Other topics come and go beside the one that matters.
-            0 => {
-                let name = format!("other-{}", self.rng.below(3));
-                if let Some(id) = image.topics().id_of(&name) {
-                    let topic_ids = vec![Bytes::copy_from_slice(&id.0)];
-                    let delete = pb::DeleteTopics { topic_ids };
-                    self.command(client, SubmitCommand::DeleteTopics(delete));
-                } else {
-                    let topic = pb::CreatableTopic {
-                        name,
-                        num_partitions: 2,
-                        replication_factor: i32::try_from(self.plan.factor).unwrap(),
-                        ..pb::CreatableTopic::default()
-                    };
-                    let create =
-                        pb::CreateTopics { topics: vec![topic], ..pb::CreateTopics::default() };
-                    self.command(client, SubmitCommand::CreateTopics(create));
-                }
-            }
-            1 => {
-                let elect = pb::ElectLeaders { all: true, ..pb::ElectLeaders::default() };
-                self.command(client, SubmitCommand::ElectLeaders(elect));
-            }
-            3..=5 => {
-                let topics = [TOPIC, TXN_TOPIC, OFFSETS_TOPIC, TRANSACTIONS_TOPIC];
-                let Some(topic) = image.topics().by_name(topics[self.rng.below(4)]) else { return };
-                let partition = self.rng.below(topic.partitions.len());
-                self.reassign(client, &topic.name, i32::try_from(partition).unwrap());
-            }
-            2 => {
-                let count = topic.partition_count() + 1;
-                let topic = pb::CreatePartitionsTopic {
-                    name: TOPIC.to_owned(),
-                    count: count.min(6),
-                    ..pb::CreatePartitionsTopic::default()
-                };
-                let create =
-                    pb::CreatePartitions { topics: vec![topic], ..pb::CreatePartitions::default() };
-                self.command(client, SubmitCommand::CreatePartitions(create));
-            }
-            _ => self.delete_records(),
-        }
-    }
-
-    /// Some records of a partition are deleted, up to the high watermark of its leader.
-    fn delete_records(&mut self) {
-        let image = Arc::clone(self.quorum.image());
-        let Some(topic) = image.topics().by_name(TOPIC) else { return };
-        let n = i32::try_from(self.rng.below(topic.partitions.len())).unwrap();
-        let Some(leader) = topic.partition(n).and_then(|p| p.leader) else { return };
-        let b = self.index_of(leader);
-        let Some(life) = self.brokers[b].life.as_ref().filter(|l| l.running) else { return };
-        let (now, Some(slot)) = (life.table.clock.now(), life.table.by_id(topic.id, n)) else {
-            return;
-        };
-        let mut partition = slot.lock();
-        let (start, end) = (partition.log.log_start_offset(), partition.high_watermark());
-        if !partition.leads() || start >= end {
-            return;
-        }
-        let to = start + i64::try_from(self.rng.below((end - start) as usize)).unwrap() + 1;
-        let done = partition.delete_records(to, now);
-        drop(partition);
-        self.note(format_args!("broker {b} {} deletes up to {to}: {done:?}", slot.id()));
-        let deleted = self.oracle.deleted.entry((topic.id, n)).or_default();
-        *deleted = (*deleted).max(to);
-    }
-
-    /// Moves a partition to replicas that are drawn, or takes a move back.
-    fn reassign(&mut self, client: usize, topic: &str, partition: i32) {
-        let mut brokers: Vec<i32> = self.brokers.iter().map(|b| b.id.0).collect();
-        let mut nodes = Vec::new();
-        for _ in 0..self.plan.factor {
-            nodes.push(brokers.remove(self.rng.below(brokers.len())));
-        }
-        let replicas = if self.rng.one_in(6) { None } else { Some(pb::NodeList { nodes }) };
-        let partitions = vec![pb::ReassignablePartition { partition, replicas }];
-        let topics = vec![pb::ReassignableTopic { topic: topic.to_owned(), partitions }];
-        let reassign = pb::AlterPartitionReassignments {
-            topics,
-            ..pb::AlterPartitionReassignments::default()
-        };
-        self.command(client, SubmitCommand::AlterPartitionReassignments(reassign));
-    }
-
     /// What clients still lack once all faults are over.
     pub fn clients_lack(&self) -> Option<String> {
         for client in &self.clients {
@@ -513,9 +418,9 @@ impl World {
                     if let Some(batch) = p.window.front() {
                         let (id, sequence, tries) = (p.id, batch.sequence, batch.reqs.len());
                         return Some(format!(
-                            "batch {sequence} of producer {id} (partition {}) is not acknowledged \
-                             after {tries} tries",
-                            p.partition
+                            "batch {sequence} of producer {id} ({}-{}) is not acknowledged after \
+                             {tries} tries",
+                            p.topic, p.partition
                         ));
                     }
                     if p.fresh > 0 {
@@ -540,9 +445,14 @@ impl World {
                         return Some(lacks);
                     }
                 }
-                Client::Member(_) | Client::Classic(_) | Client::Admin => {}
+                Client::Keyed(r) => {
+                    if let Some(lacks) = self.keyed_reader_lacks(r) {
+                        return Some(lacks);
+                    }
+                }
+                Client::Member(_) | Client::Classic(_) | Client::Share(_) | Client::Admin => {}
             }
         }
-        self.group_lacks().or_else(|| self.classic_group_lacks())
+        self.group_lacks().or_else(|| self.classic_group_lacks()).or_else(|| self.shares_lack())
     }
 }

@@ -170,6 +170,7 @@ impl World {
             self.brokers[b].fs.free_disk();
         }
         if let Some(life) = self.life(b) {
+            life.cleaner = None;
             let epoch = life.epoch;
             upkeep_driver::close_clean(&life.table, epoch);
         }

@@ -7,13 +7,18 @@ use vltava::{
     coordinator::{
         Appended, batches,
         calls::{Effect, Reply, Ticket, Token},
+        machine::Machine as Loadable,
         shard::Shard,
+        share_calls::{ShareEffect, ShareReply},
+        share_records::ShareRecord,
+        share_shard::ShareShard,
         table::Table,
         txn_batches,
         txn_calls::{At, Markers, TxnEffect, TxnReply},
         txn_shard::TxnShard,
     },
-    node::offsets_log::{OFFSETS_TOPIC, ReplicaOffsetsLog, TRANSACTIONS_TOPIC},
+    node::offsets_log::{OFFSETS_TOPIC, ReplicaOffsetsLog, SHARE_STATE_TOPIC, TRANSACTIONS_TOPIC},
+    record::{BatchBuilder, Compression},
     replica::txn::Origin,
 };
 
@@ -24,6 +29,7 @@ use crate::{net::Place, offices::Offices};
 pub enum Kind {
     Groups,
     Txns,
+    Shares,
 }
 
 /// Who waits for an answer.
@@ -38,6 +44,7 @@ pub struct Waiter {
 pub enum Answer {
     Txn(TxnReply),
     Group(Reply),
+    Share(ShareReply),
     /// To a marker for a partition that is no coordinator's.
     Marked(ErrorCode),
     Refused(ErrorCode),
@@ -53,6 +60,7 @@ impl Answer {
             | Self::Marked(e)
             | Self::Refused(e)
             | Self::Group(Reply::Heartbeat(e) | Reply::EndTxn(e) | Reply::TopicsDeleted(e)) => *e,
+            Self::Share(r) => r.error().unwrap_or_default(),
             Self::Group(Reply::Join(r)) => r.error,
             Self::Group(Reply::Sync(r)) => r.error,
             Self::Group(Reply::Leave(r)) => r.error,
@@ -76,6 +84,8 @@ pub enum Plain {
     Mark(Markers),
     WantProducerId,
     Resolve(Effect),
+    /// What lies below is not needed any more.
+    Prune(Offset),
     Nothing,
 }
 
@@ -213,6 +223,73 @@ impl Machine for TxnShard {
     }
 
     fn leave(self, _: At, out: &mut Vec<TxnEffect>) {
+        self.unload(out);
+    }
+}
+
+/// One batch of records of share state, as `share_driver` makes it.
+fn encode_shares(records: &[ShareRecord], now_ms: i64) -> Result<Bytes, ErrorCode> {
+    let mut batch = BatchBuilder::new(Compression::None);
+    for record in records {
+        let (key, value) = record.encode().map_err(|_| ErrorCode::UnknownServerError)?;
+        batch
+            .append(now_ms, Some(&key), value.as_deref(), &[])
+            .map_err(|_| ErrorCode::RecordListTooLarge)?;
+    }
+    Ok(batch.finish())
+}
+
+impl Machine for ShareShard {
+    const KIND: Kind = Kind::Shares;
+    const TOPIC: &'static str = SHARE_STATE_TOPIC;
+    type Effect = ShareEffect;
+
+    fn offices(all: &Offices) -> (&Table<Waiter, Self>, &ReplicaOffsetsLog) {
+        (&all.shares, &all.shares_log)
+    }
+
+    fn plain(effect: ShareEffect, at: At) -> Plain {
+        match effect {
+            ShareEffect::Reply { token, reply } => Plain::Reply(token, Answer::Share(reply)),
+            ShareEffect::Append { ticket, records } => {
+                let batch = encode_shares(&records, at.now.wall_ms);
+                Plain::Append(ticket, batch, Origin::Group(None))
+            }
+            ShareEffect::Prune(offset) => Plain::Prune(offset),
+        }
+    }
+
+    fn appended(
+        &mut self,
+        t: Ticket,
+        r: Result<Appended, ErrorCode>,
+        at: At,
+        out: &mut Vec<ShareEffect>,
+    ) {
+        Loadable::appended(self, t, r, at.now, out);
+    }
+
+    fn passed(&mut self, high_watermark: Offset, at: At, out: &mut Vec<ShareEffect>) {
+        self.committed(high_watermark, at.now, out);
+    }
+
+    fn lost(&mut self, error: ErrorCode, _: At, out: &mut Vec<ShareEffect>) {
+        self.commit_lost(error, out);
+    }
+
+    fn due(&mut self, at: At, out: &mut Vec<ShareEffect>) {
+        self.on_deadline(at.now, out);
+    }
+
+    fn deadline(&self) -> Mono {
+        self.next_deadline()
+    }
+
+    fn uncommitted(&self) -> Option<Offset> {
+        self.first_uncommitted()
+    }
+
+    fn leave(self, _: At, out: &mut Vec<ShareEffect>) {
         self.unload(out);
     }
 }

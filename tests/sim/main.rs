@@ -7,12 +7,15 @@
 
 #![expect(unreachable_pub, reason = "a test of many files has no outside")]
 
+mod admin;
 mod broker;
 mod classic_members;
+mod cleaner;
 mod clients;
 mod faults;
 mod follow;
 mod invariants;
+mod keyed;
 mod lifecycle;
 mod machine;
 mod marks;
@@ -21,12 +24,15 @@ mod members;
 mod mutants;
 mod net;
 mod offices;
+mod offices_load;
 mod oracle;
 mod plan;
 mod quorum;
 mod records;
 mod schema;
 mod serve;
+mod share_members;
+mod share_serve;
 mod trace;
 mod txn_clients;
 mod txn_log;
@@ -70,6 +76,8 @@ struct Totals {
     faults: AtomicUsize,
     txns: AtomicUsize,
     commits: AtomicUsize,
+    cleanings: AtomicUsize,
+    deliveries: AtomicUsize,
 }
 
 /// Runs `count` seeds from `first` on over all cores; the failures.
@@ -92,6 +100,8 @@ fn run_all(first: u64, count: u64, jobs: usize) -> Vec<(u64, Violation)> {
                             totals.faults.fetch_add(s.faults, Ordering::Relaxed);
                             totals.txns.fetch_add(s.txns, Ordering::Relaxed);
                             totals.commits.fetch_add(s.commits, Ordering::Relaxed);
+                            totals.cleanings.fetch_add(s.cleanings, Ordering::Relaxed);
+                            totals.deliveries.fetch_add(s.deliveries, Ordering::Relaxed);
                         }
                         Err((v, _)) => {
                             println!("seed {seed}: {}: {}\n  {}", v.id, v.text, replay(seed));

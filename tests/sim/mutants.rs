@@ -8,7 +8,7 @@ use vltava::base::mutant::{Mutant, plant};
 use crate::{jobs, number, run_until_found};
 
 /// Every bug that the simulation must find.
-const ALL: [Mutant; 20] = [
+const ALL: [Mutant; 30] = [
     Mutant::AckBeforeIsr,
     Mutant::HighWatermarkIsLogEnd,
     Mutant::SkipEpochTruncation,
@@ -29,11 +29,25 @@ const ALL: [Mutant; 20] = [
     Mutant::SkipVerification,
     Mutant::AbortedOffsetsCount,
     Mutant::TwoOwners,
+    Mutant::CompactionDropsNewest,
+    Mutant::TombstoneTooEarly,
+    Mutant::CleanedUnsynced,
+    Mutant::ShareAckBeforeWrite,
+    Mutant::ShareTwoAcquirers,
+    Mutant::ShareFenceSkipped,
+    Mutant::ShareLostWithWrite,
+    Mutant::RetentionTooEarly,
+    Mutant::ServeDeleted,
+    Mutant::TopicIdReused,
 ];
 
 /// Bugs that need so rare a meeting that they are tried by name alone.
-const RARE: [Mutant; 3] =
-    [Mutant::LoadUncommitted, Mutant::AcceptStaleCoordinator, Mutant::AcceptStaleMember];
+const RARE: [Mutant; 4] = [
+    Mutant::LoadUncommitted,
+    Mutant::AcceptStaleCoordinator,
+    Mutant::AcceptStaleMember,
+    Mutant::CompactionCountsAborted,
+];
 
 /// One bug at a time is planted in this process.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());

@@ -1,6 +1,9 @@
 //! The network: who may talk to whom, and how late, how often and how broken what they say arrives.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use vltava::{
@@ -8,6 +11,10 @@ use vltava::{
     controller::{Command, Reply},
     coordinator::{calls::EndTxnCall, txn_records::TopicPartition},
     replica::follower::FetchPosition,
+    share::{
+        acknowledge::AckBatch,
+        acquire::{AcquireMode, Acquired},
+    },
 };
 
 use crate::{
@@ -109,6 +116,32 @@ pub enum Message {
         at: TopicPartition,
         call: EndTxnCall,
     },
+    /// A member of a share group wants so many records.
+    ShareFetch {
+        req: u64,
+        connection: u64,
+        key: Key,
+        member: Arc<str>,
+        wants: (i32, AcquireMode),
+    },
+    ShareFetched {
+        req: u64,
+        key: Key,
+        result: Result<Vec<Acquired>, ErrorCode>,
+    },
+    /// What a member says of records; it may leave.
+    ShareAck {
+        req: u64,
+        connection: u64,
+        key: Key,
+        member: Arc<str>,
+        acks: Vec<AckBatch>,
+        leaves: bool,
+    },
+    ShareAcked {
+        req: u64,
+        result: Result<(), ErrorCode>,
+    },
     Ask {
         req: u64,
         command: Command,
@@ -135,7 +168,9 @@ impl Message {
     /// What it is sent on, if order matters.
     const fn connection(&self) -> Option<u64> {
         match self {
-            Self::Produce { connection, .. } => Some(*connection),
+            Self::Produce { connection, .. }
+            | Self::ShareFetch { connection, .. }
+            | Self::ShareAck { connection, .. } => Some(*connection),
             Self::Call { connection, .. }
             | Self::Mark { connection, .. }
             | Self::TxnProduce { connection, .. }
@@ -185,6 +220,16 @@ impl Message {
             Self::Call { req, wanted, .. } => short(format!("Call {req} {wanted:?}")),
             Self::Called { req, answer } => short(format!("Called {req} {answer:?}")),
             Self::Mark { req, at, call, .. } => format!("Mark {req} {at:?} {call:?}"),
+            Self::ShareFetch { req, key, member, wants, .. } => {
+                format!("ShareFetch {req} {} {member} {wants:?}", key.1)
+            }
+            Self::ShareFetched { req, key, result } => {
+                short(format!("ShareFetched {req} {} {result:?}", key.1))
+            }
+            Self::ShareAck { req, key, member, acks, leaves, .. } => {
+                short(format!("ShareAck {req} {} {member} {acks:?} leaves={leaves}", key.1))
+            }
+            Self::ShareAcked { req, result } => format!("ShareAcked {req} {result:?}"),
             Self::Ask { req, command } => format!("Ask {req} {}", name_of(command)),
             Self::Answer { req, .. } => format!("Answer {req}"),
         }

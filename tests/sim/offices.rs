@@ -11,11 +11,12 @@ use vltava::{
     controller::{Command, command::SubmitCommand},
     coordinator::{
         ConsumerSettings, OffsetsLog as _, Settings,
-        batches::Replay,
         calls::{Effect, Token},
         calls_consumer::ChangedTopics,
-        machine::{Load, LoadStep},
         shard::Shard,
+        share_ports::PrunedLog as _,
+        share_settings::ShareSettings,
+        share_shard::ShareShard,
         table::{Role, Table},
         topic_regex,
         txn_calls::At,
@@ -23,7 +24,7 @@ use vltava::{
         txn_shard::TxnShard,
     },
     metadata::{Delta, Image, features},
-    node::offsets_log::{OFFSETS_TOPIC, ReplicaOffsetsLog, TRANSACTIONS_TOPIC},
+    node::offsets_log::{OFFSETS_TOPIC, ReplicaOffsetsLog, SHARE_STATE_TOPIC, TRANSACTIONS_TOPIC},
     pb::controller as pb,
     replica::{publish::Office, table::ReplicaTable},
 };
@@ -33,6 +34,7 @@ use crate::{
     machine::{Answer, Kind, Machine, Plain, Waiter},
     marks::Marking,
     net::{Message, Place},
+    offices_load::Loading,
     plan::MS,
     txn_serve::Verifying,
     world::{Event, World},
@@ -40,17 +42,18 @@ use crate::{
 
 /// How often deadlines are looked at.
 const LOOK_US: u64 = 50 * MS;
-/// Bytes in one read while a shard loads.
-const LOAD_BYTES: usize = 2048;
 
 /// A broker's shards.
 pub struct Offices {
     pub groups: Table<Waiter, Shard>,
     pub txns: Table<Waiter, TxnShard>,
+    pub shares: Table<Waiter, ShareShard>,
     pub groups_log: ReplicaOffsetsLog,
     pub txns_log: ReplicaOffsetsLog,
-    settings: Arc<Settings>,
-    txn_settings: Arc<TxnSettings>,
+    pub shares_log: ReplicaOffsetsLog,
+    pub settings: Arc<Settings>,
+    pub txn_settings: Arc<TxnSettings>,
+    pub share_settings: Arc<ShareSettings>,
 }
 
 /// How long a member may be silent, in milliseconds.
@@ -73,35 +76,40 @@ impl Offices {
             consumer,
             ..Settings::default()
         };
+        // Few enough for snapshots, and for what they replace to be given up, in one seed.
+        let share_settings = ShareSettings {
+            updates_per_snapshot: 5,
+            write_timeout_ms: 1_500,
+            prune_interval_ms: 1_000,
+            cold_snapshot_interval_ms: 2_000,
+            ..ShareSettings::default()
+        };
         let txn_settings = TxnSettings { abort_interval_ms: 500, ..TxnSettings::default() };
         Self {
             groups: Table::default(),
             txns: Table::default(),
+            shares: Table::default(),
             groups_log: ReplicaOffsetsLog(Arc::clone(table), OFFSETS_TOPIC),
             txns_log: ReplicaOffsetsLog(Arc::clone(table), TRANSACTIONS_TOPIC),
+            shares_log: ReplicaOffsetsLog(Arc::clone(table), SHARE_STATE_TOPIC),
             settings: Arc::new(settings),
+            share_settings: Arc::new(share_settings),
             txn_settings: Arc::new(txn_settings),
         }
     }
 }
 
-/// A shard that is being loaded.
-enum Loading {
-    Groups(Box<Shard>, Replay, Offset),
-    Txns(Box<Load<TxnShard>>),
-}
-
-type Passed = BoxFuture<'static, Result<Offset, ErrorCode>>;
+pub type Passed = BoxFuture<'static, Result<Offset, ErrorCode>>;
 
 /// All that a broker's process has to do with coordinators.
 pub struct Coordination {
     pub offices: Arc<Offices>,
-    loading: BTreeMap<(Kind, PartitionId), Loading>,
+    pub loading: BTreeMap<(Kind, PartitionId), Loading>,
     /// Who waits for the high watermark, and since which epoch.
-    watched: BTreeMap<(Kind, PartitionId), (i32, Passed)>,
+    pub watched: BTreeMap<(Kind, PartitionId), (i32, Passed)>,
     /// The last offset that a call had written.
     wrote: BTreeMap<(Kind, PartitionId, Token), Offset>,
-    loads: u64,
+    pub loads: u64,
     pub verifying: BTreeMap<u64, Verifying>,
     pub marks: Marking,
     /// Offices that are not taken before the controller knows of this life
@@ -134,7 +142,7 @@ impl World {
         Some(At { now: life.table.clock.now(), transaction_version: level })
     }
 
-    fn offices(&self, b: usize) -> Option<Arc<Offices>> {
+    pub fn offices(&self, b: usize) -> Option<Arc<Offices>> {
         self.brokers[b].life.as_ref().map(|l| Arc::clone(&l.coordination.offices))
     }
 
@@ -194,6 +202,7 @@ impl World {
                 (_, Plain::Mark(markers)) => self.begin_marks(b, partition, markers),
                 (_, Plain::WantProducerId) => self.want_producer_id(b, partition),
                 (_, Plain::Resolve(effect)) => self.resolve(b, partition, effect),
+                (_, Plain::Prune(offset)) => self.prune(b, partition, offset),
                 _ => {}
             }
         }
@@ -280,6 +289,7 @@ impl World {
             match &*office.topic {
                 OFFSETS_TOPIC => self.change_office::<Shard>(b, office),
                 TRANSACTIONS_TOPIC => self.change_office::<TxnShard>(b, office),
+                SHARE_STATE_TOPIC => self.change_office::<ShareShard>(b, office),
                 _ => {}
             }
         }
@@ -315,154 +325,13 @@ impl World {
         }
     }
 
-    fn load_in(&mut self, b: usize, kind: Kind, partition: PartitionId, us: u64) {
-        let Some(life) = self.life(b).map(|l| l.number) else { return };
-        let soon = self.between(us / 10, us);
-        let event = BrokerEvent::Load { kind, partition };
-        self.at(soon, Event::Broker { broker: b, life, event });
-    }
-
-    /// The next step of loading.
-    pub fn load(&mut self, b: usize, kind: Kind, partition: PartitionId) {
-        match kind {
-            Kind::Groups => self.load_groups(b, partition),
-            Kind::Txns => self.load_txns(b, partition),
-        }
-    }
-
-    fn load_groups(&mut self, b: usize, partition: PartitionId) {
-        let (Some(offices), Some(at)) = (self.offices(b), self.at_of(b)) else { return };
-        let Some(shared) = offices.groups.get(partition) else { return };
-        let mut slot = shared.lock();
-        if !matches!(slot.role, Role::Loading) {
-            return;
-        }
-        let (log, epoch, key) = (&offices.groups_log, slot.epoch, (Kind::Groups, partition));
-        let Some(life) = self.life(b) else { return };
-        let image = Arc::clone(life.loader.image());
-        let begun = life.coordination.loading.remove(&key);
-        let step = || -> Result<_, ErrorCode> {
-            let (mut shard, mut replay, end) = match begun {
-                Some(Loading::Groups(shard, replay, end)) => (shard, replay, end),
-                _ => {
-                    let bounds = log.bounds(partition, epoch)?;
-                    let shard = Box::new(Shard::new(Arc::clone(&offices.settings)));
-                    (shard, Replay::new(bounds.start), bounds.end)
-                }
-            };
-            if replay.next < end {
-                let read = log.read(partition, epoch, replay.next, LOAD_BYTES).now_or_never();
-                let chunk = read.unwrap_or(Err(ErrorCode::UnknownServerError))?;
-                let taken = replay.chunk(&chunk.bytes, chunk.high_watermark, &mut shard, at.now);
-                taken.map_err(|_| ErrorCode::CorruptMessage)?;
-            }
-            Ok((shard, replay, end))
-        };
-        match step() {
-            Ok((shard, replay, end)) if replay.next < end => {
-                let loading = Loading::Groups(shard, replay, end);
-                if let Some(life) = self.life(b) {
-                    life.coordination.loading.insert(key, loading);
-                }
-                self.load_in(b, Kind::Groups, partition, 5 * MS);
-            }
-            Ok((mut shard, replay, end)) => {
-                shard.metadata_changed(image, &ChangedTopics::default());
-                slot.role = Role::Active(shard);
-                drop(slot);
-                if replay.damaged > 0 {
-                    self.violate("readable", format!("records of offsets: {replay:?}"));
-                }
-                self.note(format_args!("broker {b} has loaded groups {partition} up to {end}"));
-                self.step::<Shard>(b, partition, None, |s, at, out| s.loaded(end, at.now, out));
-            }
-            Err(code) => {
-                slot.role = Role::Failed;
-                drop(slot);
-                self.note(format_args!("broker {b} cannot load groups {partition}: {code:?}"));
-            }
-        }
-    }
-
-    fn load_txns(&mut self, b: usize, partition: PartitionId) {
-        let Some(offices) = self.offices(b) else { return };
-        let Some(shared) = offices.txns.get(partition) else { return };
-        let mut slot = shared.lock();
-        if !matches!(slot.role, Role::Loading) {
-            return;
-        }
-        let (log, epoch, key) = (&offices.txns_log, slot.epoch, (Kind::Txns, partition));
-        let Some(life) = self.life(b) else { return };
-        let coordination = &mut life.coordination;
-        let begun = coordination.loading.remove(&key);
-        let step = || -> Result<_, ErrorCode> {
-            let mut load = match begun {
-                Some(Loading::Txns(load)) => load,
-                _ => {
-                    let bounds = log.bounds(partition, epoch)?;
-                    coordination.loads += 1;
-                    let (settings, run) = (&offices.txn_settings, coordination.loads << 32);
-                    let shard = TxnShard::new(Arc::clone(settings), run);
-                    Box::new(Load::new(shard, bounds))
-                }
-            };
-            match load.next() {
-                LoadStep::Read(from) => {
-                    let read = log.read(partition, epoch, from, LOAD_BYTES).now_or_never();
-                    let chunk = read.unwrap_or(Err(ErrorCode::UnknownServerError))?;
-                    load.chunk(&chunk.bytes).map_err(|_| ErrorCode::CorruptMessage)?;
-                }
-                LoadStep::Commit(offset) => {
-                    let watch = || (epoch, log.committed(partition, epoch, offset));
-                    let (asked, wait) = coordination.watched.entry(key).or_insert_with(watch);
-                    let passed = wait.now_or_never();
-                    let again = *asked != epoch;
-                    if passed.is_some() {
-                        coordination.watched.remove(&key);
-                    }
-                    match passed {
-                        Some(Ok(_)) => load.committed(),
-                        Some(Err(code)) if !again => return Err(code),
-                        _ => {}
-                    }
-                }
-                LoadStep::Done => {}
-            }
-            Ok(load)
-        };
-        match step() {
-            Ok(load) if load.next() == LoadStep::Done => {
-                let (shard, replay) = load.done();
-                slot.role = Role::Active(shard);
-                drop(slot);
-                if replay.damaged > 0 {
-                    self.violate("readable", format!("records of transactions: {replay:?}"));
-                }
-                self.note(format_args!("broker {b} has loaded transactions {partition}"));
-                self.observe(b);
-                self.check_loaded(b, TRANSACTIONS_TOPIC, partition, replay.next);
-                self.step::<TxnShard>(b, partition, None, TxnShard::loaded);
-            }
-            Ok(load) => {
-                life.coordination.loading.insert(key, Loading::Txns(load));
-                self.load_in(b, Kind::Txns, partition, 10 * MS);
-            }
-            Err(code) => {
-                slot.role = Role::Failed;
-                drop(slot);
-                self.note(format_args!(
-                    "broker {b} cannot load transactions {partition}: {code:?}"
-                ));
-            }
-        }
-    }
-
     // ---- time and the high watermark
 
     /// Tells shards of the high watermark.
     pub fn watch_offices(&mut self, b: usize) {
         self.watch::<Shard>(b);
         self.watch::<TxnShard>(b);
+        self.watch::<ShareShard>(b);
     }
 
     fn watch<M: Machine>(&mut self, b: usize) {
@@ -500,6 +369,8 @@ impl World {
     pub fn look_after_offices(&mut self, b: usize) {
         self.wake::<Shard>(b);
         self.wake::<TxnShard>(b);
+        self.wake::<ShareShard>(b);
+        self.look_after_shares(b);
         let Some(life) = self.life(b).map(|l| l.number) else { return };
         let event = BrokerEvent::Offices;
         self.at(LOOK_US, Event::Broker { broker: b, life, event });
@@ -521,6 +392,19 @@ impl World {
             let found = topic_regex::resolve(&image, &regexes, at.now.wall_ms);
             shard.regexes_resolved(&group, &member, found, at.now, out);
         });
+    }
+
+    /// The beginning of a log of share state is given up.
+    fn prune(&mut self, b: usize, partition: PartitionId, offset: Offset) {
+        let Some(offices) = self.offices(b) else { return };
+        let Some(shared) = offices.shares.get(partition) else { return };
+        let epoch = shared.lock().epoch;
+        let done = offices.shares_log.delete_before(partition, epoch, offset);
+        self.note(format_args!("broker {b} gives up share state {partition}: {offset} {done:?}"));
+        if let (Ok(()), Some(key)) = (done, self.key_in(SHARE_STATE_TOPIC, partition)) {
+            let deleted = self.oracle.deleted.entry(key).or_default();
+            *deleted = (*deleted).max(offset);
+        }
     }
 
     // ---- producer ids

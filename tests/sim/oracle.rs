@@ -10,6 +10,7 @@ use vltava::{
 
 use crate::{
     broker::Seen,
+    invariants::{compaction::Compaction, names::Names, shares::ShareOracle},
     net::Key,
     records::{self, Rec},
     txn_log::Histories,
@@ -39,6 +40,9 @@ pub struct Oracle {
     /// Who led under which epoch.
     pub leaders: BTreeMap<(Key, i32), NodeId>,
     pub histories: Histories,
+    pub compaction: Compaction,
+    pub shares: ShareOracle,
+    pub names: Names,
     /// The last offset in a transaction that a group's producer was told is committed.
     pub floors: BTreeMap<u64, Offset>,
     /// Ends that producers were told of, and commits of members.
@@ -106,6 +110,7 @@ impl World {
             self.check_new_leader(b, key, &slot, seen);
         }
         for sight in sights {
+            self.check_kept(b, &sight);
             self.check_office(b, &sight);
             self.check_high_watermark(b, &sight);
             self.check_isr_has_it(b, &sight);
@@ -153,15 +158,19 @@ impl World {
         match read {
             Ok(records) => records,
             Err(e) => {
-                let offline = self.brokers[b].life.as_ref().is_some_and(|l| {
-                    l.table.dirs().iter().any(|d| d.log_dir.offline_reason().is_some())
-                });
-                if !offline {
+                if self.is_readable(b) {
                     let text = format!("broker {b} {} {from}..{to}: {e}", slot.id());
                     self.violate("readable", text);
                 }
                 Vec::new()
             }
         }
+    }
+    /// Whether a broker lives and its disk works.
+    pub fn is_readable(&self, b: usize) -> bool {
+        self.brokers[b]
+            .life
+            .as_ref()
+            .is_some_and(|l| l.table.dirs().iter().all(|d| d.log_dir.offline_reason().is_none()))
     }
 }

@@ -3,6 +3,8 @@
 
 use vltava::testing::clock::Seeded;
 
+use crate::{clients::TOPIC, txn_clients::TXN_TOPIC};
+
 /// A millisecond of simulated time, in microseconds.
 pub const MS: u64 = 1_000;
 /// A second of simulated time, in microseconds.
@@ -96,6 +98,20 @@ pub struct Plan {
     pub classic_members: usize,
     /// The level of `transaction.version`.
     pub transaction_version: i16,
+    /// Partitions of a compacted topic, and its keys; without any nothing is cleaned.
+    pub keyed_partitions: usize,
+    pub keys: usize,
+    /// `delete.retention.ms` of compacted topics.
+    pub delete_retention_ms: i64,
+    /// `retention.bytes` of the topic; -1 keeps all.
+    pub retention_bytes: i64,
+    /// Members of a share group, the topic that it shares, and its settings.
+    pub share_members: usize,
+    pub share_topic: &'static str,
+    pub share_lock_ms: i32,
+    pub share_locks: i32,
+    /// `min.cleanable.dirty.ratio` of compacted topics, in percent.
+    pub cleanable_percent: u64,
 }
 
 impl Plan {
@@ -142,6 +158,15 @@ impl Plan {
             members: 0,
             classic_members: 0,
             transaction_version: 0,
+            keyed_partitions: 0,
+            keys: 0,
+            delete_retention_ms: 0,
+            cleanable_percent: 0,
+            retention_bytes: -1,
+            share_members: 0,
+            share_topic: TOPIC,
+            share_lock_ms: 0,
+            share_locks: 0,
         };
         if r.below(4) > 0 {
             plan.txn_partitions = 1 + r.below(3);
@@ -152,7 +177,28 @@ impl Plan {
         if plan.txn_partitions > 0 && r.one_in(2) {
             plan.classic_members = 1 + r.below(3);
         }
+        plan.choose_more(&mut Seeded::new(seed ^ 0xc1ea_0000));
         plan
+    }
+
+    /// What came later than the rest: the choices above do not change with these.
+    fn choose_more(&mut self, r: &mut Seeded) {
+        if r.below(5) < 2 {
+            self.keyed_partitions = 1 + r.below(2);
+            self.keys = [2, 5, 20][r.below(3)];
+            self.delete_retention_ms = [200, 1_000, 4_000, 86_400_000][r.below(4)];
+            self.cleanable_percent = [0, 10, 50][r.below(3)];
+        }
+        if r.below(5) < 2 {
+            self.share_members = 1 + r.below(3);
+            let in_txns = self.txn_partitions > 0 && r.one_in(4);
+            self.share_topic = if in_txns { TXN_TOPIC } else { TOPIC };
+            self.share_lock_ms = [300, 1_000, 2_000][r.below(3)];
+            self.share_locks = [40, 200][r.below(2)];
+        }
+        if r.below(6) == 0 {
+            self.retention_bytes = [0, 2_000, 8_000][r.below(3)];
+        }
     }
 
     /// How many brokers may be between an unclean stop and being back in every ISR. Without power

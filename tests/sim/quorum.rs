@@ -261,6 +261,11 @@ impl World {
     fn answer(&mut self, seat: usize, answers: Vec<(Place, u64, Outcome)>, image: &Image) {
         for (to, req, outcome) in answers {
             let reply = outcome.settle(image);
+            // One that was deposed and does not know it tells of its image what was so once: as in
+            // Kafka, where nothing is to be written nobody is asked.
+            if self.quorum.leader == Some(seat) {
+                self.check_reply(req, &reply);
+            }
             self.send(Place::Seat(seat), to, Message::Answer { req, reply });
         }
     }

@@ -5,13 +5,15 @@ use bytes::Bytes;
 use vltava::{
     base::{LeaderEpoch, Now, Offset},
     coordinator::records::Record,
-    record::BatchHeader,
+    record::{BatchBuilder, BatchHeader, Compression},
     replica::partition::Partition,
     testing::batches::Batch,
 };
 
 /// From here on values are of what brokers write themselves.
 pub const OWN: u64 = 1 << 63;
+/// The header that holds the number of a record that has a key.
+const NUMBER: &str = "number";
 
 /// What a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,10 @@ pub struct Rec {
     pub producer_epoch: i16,
     pub sequence: i32,
     pub kind: Kind,
+    /// A number made of its key, where newer records of a key replace older ones; else 0.
+    pub key: u64,
+    /// Whether it says that its key is gone.
+    pub tombstone: bool,
 }
 
 /// A batch of the values `from..from + count`.
@@ -48,6 +54,25 @@ pub fn batch(from: u64, count: usize, producer: i64, epoch: i16, sequence: i32) 
 /// The same in a transaction.
 pub fn txn_batch(from: u64, count: usize, producer: i64, epoch: i16, sequence: i32) -> Bytes {
     built(from, count).by(producer, epoch, sequence).in_txn().bytes().into()
+}
+
+/// A batch of the values `from..` of keys, of which some are tombstones: their numbers are in a
+/// header.
+pub fn keyed_batch(
+    from: u64,
+    keys: &[(usize, bool)],
+    producer: i64,
+    epoch: i16,
+    sequence: i32,
+) -> Bytes {
+    let mut batch = BatchBuilder::new(Compression::None).producer(producer, epoch, sequence);
+    for (number, (key, tombstone)) in (from..).zip(keys) {
+        let (key, number) = (format!("key-{key}"), number.to_le_bytes());
+        let value = (!tombstone).then_some(&number[..]);
+        let headers = [(NUMBER.as_bytes(), Some(&number[..]))];
+        batch.append(1_700_000_000_000, Some(key.as_bytes()), value, &headers).unwrap();
+    }
+    batch.finish()
 }
 
 fn built(from: u64, count: usize) -> Batch {
@@ -92,32 +117,59 @@ fn field<'a>(body: &'a [u8], at: &mut usize) -> Option<Option<&'a [u8]>> {
     Some(Some(bytes))
 }
 
-fn values(h: &BatchHeader, body: &[u8]) -> Option<Vec<(u64, Kind)>> {
+/// What the bytes of one record say.
+struct Read {
+    /// After the first offset of the batch.
+    delta: i32,
+    value: u64,
+    kind: Kind,
+    key: u64,
+    tombstone: bool,
+}
+
+fn values(h: &BatchHeader, body: &[u8]) -> Option<Vec<Read>> {
     let (mut out, mut at) = (Vec::new(), 0);
     for _ in 0..h.records_count {
         let len = usize::try_from(varint(body, &mut at)?).ok()?;
         let end = at.checked_add(len)?;
         at += 1;
-        for _ in 0..2 {
-            varint(body, &mut at)?;
-        }
+        varint(body, &mut at)?;
+        let delta = i32::try_from(varint(body, &mut at)?).ok()?;
         let (key, value) = (field(body, &mut at)?, field(body, &mut at)?);
-        out.push(read(h, key, value)?);
+        let mut number = None;
+        for _ in 0..varint(body, &mut at)? {
+            let (name, value) = (field(body, &mut at)??, field(body, &mut at)??);
+            if name == NUMBER.as_bytes() {
+                number = Some(u64::from_le_bytes(value.try_into().ok()?));
+            }
+        }
+        out.push(read(h, delta, key, value, number)?);
         at = end;
     }
     Some(out)
 }
 
-fn read(h: &BatchHeader, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<(u64, Kind)> {
+fn read(
+    h: &BatchHeader,
+    delta: i32,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    number: Option<u64>,
+) -> Option<Read> {
+    let of = |value, kind| Read { delta, value, kind, key: 0, tombstone: false };
     let Some(key) = key else {
         let number = u64::from_le_bytes(value?.get(..8)?.try_into().ok()?);
-        return Some((number, if h.is_transactional() { Kind::InTxn } else { Kind::Plain }));
+        return Some(of(number, if h.is_transactional() { Kind::InTxn } else { Kind::Plain }));
     };
-    let number = number_of(key.iter().chain(value.unwrap_or_default())) | OWN;
+    let content = number_of(key.iter().chain(value.unwrap_or_default())) | OWN;
     if h.is_control() {
         let commit = key.get(2..4)? == [0, 1];
         let coordinator_epoch = i32::from_be_bytes(value?.get(2..6)?.try_into().ok()?);
-        return Some((number, Kind::Marker { commit, coordinator_epoch }));
+        return Some(of(content, Kind::Marker { commit, coordinator_epoch }));
+    }
+    let keyed = Read { key: number_of(key), tombstone: value.is_none(), ..of(0, Kind::Plain) };
+    if let Some(number) = number {
+        return Some(Read { value: number, ..keyed });
     }
     let kind = match Record::decode(key, value) {
         Ok(Some(Record::Offset { group, topic, partition, value: Some(value) })) => Kind::Commit {
@@ -127,7 +179,7 @@ fn read(h: &BatchHeader, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<(u6
         },
         _ => Kind::Other,
     };
-    Some((number, kind))
+    Some(Read { value: content, kind, ..keyed })
 }
 
 /// The records of whole batches with their offsets; an error says what is wrong with the bytes.
@@ -137,16 +189,18 @@ pub fn decode(mut bytes: &[u8]) -> Result<Vec<(Offset, Rec)>, String> {
         let h = BatchHeader::read(bytes).map_err(|e| e.to_string())?;
         let whole = bytes.get(..h.size).ok_or("a batch is cut short")?;
         let values = values(&h, &whole[61..]).ok_or("records make no sense")?;
-        for (n, (value, kind)) in (0..).zip(values) {
+        for r in values {
             out.push((
-                h.base_offset + i64::from(n),
+                h.base_offset + i64::from(r.delta),
                 Rec {
-                    value,
+                    value: r.value,
                     epoch: h.partition_leader_epoch,
                     producer: h.producer_id,
                     producer_epoch: h.producer_epoch,
-                    sequence: h.base_sequence + n,
-                    kind,
+                    sequence: h.base_sequence + r.delta,
+                    kind: r.kind,
+                    key: r.key,
+                    tombstone: r.tombstone,
                 },
             ));
         }
@@ -168,13 +222,16 @@ pub fn log_bytes(p: &mut Partition, from: Offset, to: Offset, now: Now) -> Resul
         }
         match last_offset(&out[before..]) {
             Some(last) if last >= at => at = last + 1,
-            _ => return Err(format!("nothing can be read at {at} below {to}")),
+            // Compaction may have left nothing; whoever knows what must be there looks for it.
+            None => break,
+            Some(last) => return Err(format!("{last} is read at {at} below {to}")),
         }
     }
     Ok(out)
 }
 
-fn last_offset(mut bytes: &[u8]) -> Option<Offset> {
+/// The last offset of whole batches, be there a record at it or not.
+pub fn last_offset(mut bytes: &[u8]) -> Option<Offset> {
     let mut last = None;
     while let Ok(h) = BatchHeader::read(bytes) {
         last = Some(h.base_offset + i64::from(h.last_offset_delta));

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use vltava::{
     base::NodeId,
     controller::{ConfigSchema, EffectiveConfig, Settings, TopicDefaults},
-    log::LogConfig,
+    log::{LogConfig, RATIO_WHOLE},
     metadata::{ConfigResource, Record, ResourceType, configs::Properties, features},
+    node::offsets_log::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
     record::Rules,
     replica::{quota::ThrottledReplicas, settings::PartitionSettings},
 };
 
-use crate::plan::Plan;
+use crate::{clients::TOPIC, keyed::KEYED_TOPIC, plan::Plan};
 
 pub const SESSION_MS: i64 = 2_000;
 pub const HEARTBEAT_MS: u64 = 400;
@@ -40,8 +41,21 @@ impl ConfigSchema for AnyKey {
     }
 }
 
+/// The settings of partitions, by what their topic is for.
+#[derive(Debug)]
+pub struct PartitionsSettings {
+    plain: Arc<PartitionSettings>,
+    /// The topic that clients write to.
+    retained: Arc<PartitionSettings>,
+    /// Topics of coordinators hold larger batches.
+    own: Arc<PartitionSettings>,
+    own_compacted: Arc<PartitionSettings>,
+    keyed: Arc<PartitionSettings>,
+    compaction: bool,
+}
+
 /// The settings of every partition.
-pub fn partition_settings(plan: &Plan) -> Arc<PartitionSettings> {
+pub fn partition_settings(plan: &Plan) -> Arc<PartitionsSettings> {
     let log = LogConfig {
         segment_bytes: plan.segment_bytes,
         index_interval_bytes: 512,
@@ -52,25 +66,56 @@ pub fn partition_settings(plan: &Plan) -> Arc<PartitionSettings> {
         file_delete_delay_ms: 1_000,
         ..LogConfig::default()
     };
-    let rules = Rules { timestamp_after_max_ms: i64::MAX, ..Rules::default() };
-    Arc::new(PartitionSettings {
-        rules,
-        log: Arc::new(log),
-        min_insync_replicas: plan.min_isr,
-        lag_max: std::time::Duration::from_millis(LAG_MS),
-        followers_serve: false,
-        throttled: ThrottledReplicas::default(),
+    let compacted = LogConfig {
+        delete: false,
+        compact: true,
+        min_cleanable_ratio: plan.cleanable_percent * (RATIO_WHOLE / 100),
+        delete_retention_ms: plan.delete_retention_ms,
+        ..log.clone()
+    };
+    let own = LogConfig { segment_bytes: plan.segment_bytes.max(16 * 1024), ..log.clone() };
+    // Small enough to be cleaned; no batch of a coordinator is larger here.
+    let own_compacted = LogConfig { segment_bytes: 8 * 1024, ..compacted.clone() };
+    let keyed = LogConfig { segment_bytes: plan.segment_bytes.min(1024), ..compacted };
+    let mut retained = log.clone();
+    if plan.retention_bytes >= 0 {
+        retained.retention_bytes = plan.retention_bytes;
+        retained.segment_bytes = plan.segment_bytes.min(4096);
+    }
+    let with = |log| {
+        Arc::new(PartitionSettings {
+            rules: Rules { timestamp_after_max_ms: i64::MAX, ..Rules::default() },
+            log: Arc::new(log),
+            min_insync_replicas: plan.min_isr,
+            lag_max: std::time::Duration::from_millis(LAG_MS),
+            followers_serve: false,
+            throttled: ThrottledReplicas::default(),
+        })
+    };
+    Arc::new(PartitionsSettings {
+        plain: with(log),
+        retained: with(retained),
+        own: with(own),
+        own_compacted: with(own_compacted),
+        keyed: with(keyed),
+        compaction: plan.keyed_partitions > 0,
     })
 }
 
-/// The settings of the partitions of a topic: those of coordinators hold larger batches.
-pub fn settings_of(topic: &str, settings: &Arc<PartitionSettings>) -> Arc<PartitionSettings> {
-    if !topic.starts_with("__") {
-        return Arc::clone(settings);
-    }
-    let segment_bytes = settings.log.segment_bytes.max(16 * 1024);
-    let log = Arc::new(LogConfig { segment_bytes, ..(*settings.log).clone() });
-    Arc::new(PartitionSettings { log, ..(**settings).clone() })
+/// Whether newer records of a key replace older ones in the partitions of a topic.
+pub fn is_compacted(plan: &Plan, topic: &str) -> bool {
+    plan.keyed_partitions > 0 && [KEYED_TOPIC, OFFSETS_TOPIC, TRANSACTIONS_TOPIC].contains(&topic)
+}
+
+/// The settings of the partitions of a topic.
+pub fn settings_of(topic: &str, settings: &PartitionsSettings) -> Arc<PartitionSettings> {
+    Arc::clone(match topic {
+        TOPIC => &settings.retained,
+        KEYED_TOPIC => &settings.keyed,
+        OFFSETS_TOPIC | TRANSACTIONS_TOPIC if settings.compaction => &settings.own_compacted,
+        topic if topic.starts_with("__") => &settings.own,
+        _ => &settings.plain,
+    })
 }
 
 /// What a controller of the cluster is made with.

@@ -120,6 +120,7 @@ impl World {
             } else {
                 partition.check_leader(-1)?;
             }
+            let start = partition.log.log_start_offset();
             let found = partition.read(offset, 4096, true, Isolation::ReadUncommitted, now);
             let found = found.map_err(|r| r.code)?;
             let mut bytes = Vec::new();
@@ -129,13 +130,17 @@ impl World {
                 let read = slice.file.read_exact_at(&mut bytes[begin..], slice.pos);
                 read.map_err(|_| ErrorCode::KafkaStorageError)?;
             }
-            Ok((bytes, partition.high_watermark()))
+            Ok((bytes, partition.high_watermark(), start))
         });
-        if let Ok((bytes, high_watermark)) = &read {
+        if let Ok((bytes, high_watermark, start)) = &read {
             self.observe(b);
+            if offset < *start {
+                let text = format!("broker {b} {key:?} serves {offset}, deleted up to {start}");
+                self.violate("deleted-late", text);
+            }
             self.check_visible(b, key, offset, bytes, *high_watermark);
         }
-        let result = read.map(|(bytes, _)| bytes.into());
+        let result = read.map(|(bytes, ..)| bytes.into());
         self.send(Place::Broker(b), to, Message::ReadBack { req, result });
     }
 

@@ -43,6 +43,8 @@ pub struct Histories {
     pub ends: BTreeMap<(u64, u64), bool>,
     /// The offset that counts, of a group in a partition.
     pub offsets: BTreeMap<u64, Offset>,
+    /// Records whose transaction the last marker has committed.
+    pub counted: Vec<(Offset, Rec)>,
     /// Who was given which partition of a group in which epoch: group, topic, partition, epoch.
     pub owners: BTreeMap<(String, [u8; 16], i32, i32), String>,
 }
@@ -114,6 +116,9 @@ impl Histories {
             let txn = self.of(&rec);
             let log = self.logs.entry(key).or_default();
             log.decided.insert(offset, commit);
+            if commit {
+                self.counted.push((offset, rec));
+            }
             if let (Kind::Commit { of, offset: value, .. }, true) = (rec.kind, commit)
                 && log.counts_at.get(&of).is_none_or(|counts| *counts < offset)
             {

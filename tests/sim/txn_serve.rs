@@ -9,13 +9,17 @@ use vltava::{
     base::{ErrorCode, Offset, PartitionId},
     coordinator::{
         calls::{Call, TxnCommitCall},
+        machine::Machine as _,
         partition_for,
         shard::Shard,
+        share_calls::{ShareAsk, ShareCall},
+        share_persister::ShareKey,
+        share_shard::ShareShard,
         txn_calls::{AddCall, Producer, TxnCall, TxnReply},
         txn_records::TopicPartition,
         txn_shard::TxnShard,
     },
-    node::offsets_log::{OFFSETS_TOPIC, TRANSACTIONS_TOPIC},
+    node::offsets_log::{OFFSETS_TOPIC, SHARE_STATE_TOPIC, TRANSACTIONS_TOPIC},
     replica::{
         partition::Isolation,
         table::{Acks, Slot},
@@ -39,6 +43,8 @@ const PATIENCE_US: u64 = 4 * SECOND;
 pub enum Wanted {
     Txn(TxnCall),
     Group(Arc<str>, Call),
+    /// To a share coordinator.
+    Share(ShareKey, ShareAsk),
     /// Offsets in a transaction.
     Offsets(Writer, TxnCommitCall),
 }
@@ -117,12 +123,24 @@ impl World {
                     shard.handle(token, call, at.now, out);
                 });
             }
+            Wanted::Share(key, ask) => self.serve_share_state(b, waiter, key, ask),
             Wanted::Offsets(writer, call) => {
                 let count = self.count_of(b, OFFSETS_TOPIC).unwrap_or(1);
                 let partition = partition_for(&call.commit.group, count);
                 self.begin_in_txn(b, waiter, writer, What::Offsets(partition, call), -1);
             }
         }
+    }
+
+    fn serve_share_state(&mut self, b: usize, waiter: Waiter, key: ShareKey, ask: ShareAsk) {
+        let Some(life) = self.life(b) else { return };
+        let topics = life.loader.image().topics();
+        let exists = topics.partition(key.topic, key.partition).is_some();
+        let partition = key.state_partition(self.count_of(b, SHARE_STATE_TOPIC).unwrap_or(1));
+        let call = ShareCall::Key { key, exists, ask };
+        self.submit::<ShareShard>(b, partition, waiter, |shard, token, at, out| {
+            shard.handle(token, call, at.now, out);
+        });
     }
 
     /// A transactional batch.
@@ -198,7 +216,7 @@ impl World {
 
     /// A coordinator's word, or a leader's about a marker.
     pub fn broker_is_answered(&mut self, b: usize, req: u64, answer: Answer) {
-        if self.mark_answered(b, req, &answer) {
+        if self.mark_answered(b, req, &answer) || self.share_answered(b, req, &answer) {
             return;
         }
         let Some(life) = self.life(b) else { return };

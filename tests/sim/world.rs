@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-use vltava::{base::NodeId, replica::settings::PartitionSettings, testing::clock::Seeded};
+use vltava::{base::NodeId, testing::clock::Seeded};
 
 use crate::{
     broker::{Broker, BrokerEvent},
@@ -91,6 +91,10 @@ pub struct Summary {
     /// Transactions that producers saw end, and commits of members of a group.
     pub txns: usize,
     pub commits: usize,
+    /// Cleanings that came to their end.
+    pub cleanings: usize,
+    /// Records that a share group was handed.
+    pub deliveries: usize,
     pub healed_in_ms: u64,
 }
 
@@ -107,7 +111,7 @@ pub struct World {
     pub quorum: Quorum,
     pub clients: Vec<Client>,
     pub oracle: Oracle,
-    pub settings: Arc<PartitionSettings>,
+    pub settings: Arc<schema::PartitionsSettings>,
     pub next_req: u64,
     pub faults: usize,
     /// When the last fault was over; `None` before.
@@ -208,6 +212,8 @@ impl World {
                 faults: self.faults,
                 txns: self.oracle.txns_told,
                 commits: self.oracle.commits,
+                deliveries: self.oracle.shares.deliveries,
+                cleanings: self.oracle.compaction.cleanings,
                 healed_in_ms: self.healing_since.map_or(0, |s| (self.now - s) / MS),
             }),
         }

@@ -14,13 +14,17 @@ impl World {
             return;
         }
         let content = self.content(b, &sight.slot, from, to);
-        let mut next = from;
+        let (mut next, compacted) = (from, self.is_compacted(key.0));
+        if compacted && sight.before.is_none() {
+            self.note_lost_tombstones(b, key, sight.now.end);
+        }
         for (offset, rec) in content {
-            if offset != next {
+            if offset != next && (!compacted || offset > self.oracle.committed_end(key)) {
                 self.violate(ID, format!("broker {b} {key:?}: {offset} follows {next}"));
                 return;
             }
-            next += 1;
+            self.check_gap(key, next, offset, &format!("broker {b}"));
+            next = offset + 1;
             let known = self.oracle.committed.entry(key).or_default();
             match known.get(usize::try_from(offset).unwrap()).copied() {
                 None if offset != known.len() as Offset => {
@@ -42,6 +46,10 @@ impl World {
                 }
                 Some(_) => {}
             }
+        }
+        if next < to && self.failed.is_none() && self.is_readable(b) {
+            self.check_gap(key, next, to, &format!("broker {b}"));
+            next = to;
         }
         if let Some(seen) = self.brokers[b].life.as_mut().and_then(|l| l.seen.get_mut(&key)) {
             seen.compared = next;

@@ -35,6 +35,7 @@ impl World {
                 self.violate(ID, format!("{rule}: {old:?} became {new:?}"));
             }
         }
+        self.check_names(delta);
         self.check_fencing(delta);
     }
 }

@@ -19,6 +19,12 @@ impl World {
         if let Err((id, text)) = self.oracle.histories.take_in(key, offset, rec) {
             self.violate(id, text);
         }
+        if !matches!(rec.kind, Kind::InTxn | Kind::Commit { txn: Some(_), .. }) {
+            self.take_newest(key, offset, rec);
+        }
+        for (offset, rec) in std::mem::take(&mut self.oracle.histories.counted) {
+            self.take_newest(key, offset, rec);
+        }
     }
 
     /// A coordinator says that something is so which it wrote at `offset`.
