@@ -56,7 +56,7 @@ impl Partition {
         if registration.partition_epoch < self.partition_epoch || (same_office && known) {
             return;
         }
-        if registration.leader_epoch != self.leader_epoch {
+        if registration.leader_epoch != self.leader_epoch || !self.leads() {
             self.log.begin_epoch(registration.leader_epoch);
         }
         self.leader_epoch = registration.leader_epoch;

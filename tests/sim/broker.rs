@@ -298,6 +298,8 @@ impl World {
         let clock = Arc::clone(&broker.clock);
         let entropy = Arc::clone(&broker.entropy);
         let table = Arc::new(ReplicaTable::new(broker.id, vec![dir], 16, clock, entropy));
+        let incarnation = broker.entropy.uuid();
+        table.life.begin(incarnation);
         let mut settings = |topic: &str| schema::settings_of(topic, &settings);
         loading::load_all(&table, &[state], image, 0, &mut settings);
         let delta = Delta::between(&Image::default(), image);
@@ -308,7 +310,7 @@ impl World {
         broker.lives += 1;
         broker.life = Some(Life {
             number: broker.lives,
-            incarnation: broker.entropy.uuid(),
+            incarnation,
             table,
             flusher,
             flushing: false,

@@ -147,7 +147,11 @@ impl World {
 
     fn take_heartbeat(&mut self, b: usize, r: &pb::HeartbeatReply) {
         let Some(life) = self.life(b) else { return };
-        if r.error != 0 {
+        if r.error == i32::from(ErrorCode::StaleBrokerEpoch.code()) {
+            // Another process has taken its id, or what was left of its last life: it registers anew.
+            (life.previous_epoch, life.epoch) = (life.epoch, -1);
+            self.heartbeat_in(b, 20 * MS);
+        } else if r.error != 0 {
             self.heartbeat_in(b, HEARTBEAT_MS * MS);
         } else if life.stopping && r.should_shut_down {
             self.stop_cleanly(b);

@@ -139,6 +139,10 @@ impl World {
     fn marked(&mut self, b: usize, number: u64) {
         let Some(life) = self.life(b) else { return };
         let Some(mark) = life.coordination.marks.sent.remove(&number) else { return };
+        if mark.by != 0 {
+            // Another copy may be on its way.
+            self.break_connection(mark.by);
+        }
         self.step::<TxnShard>(b, mark.from, None, |shard, at, out| {
             shard.marked(&mark.markers.id, mark.markers.run, &[mark.at], at, out);
         });

@@ -23,6 +23,8 @@ use crate::{
 pub const SEATS: usize = 3;
 /// How often the active controller looks at its deadlines, in microseconds.
 const LOOK_US: u64 = 50 * MS;
+/// What a controller decides is committed within this time.
+pub const ONE_ROUND: u64 = 15 * MS;
 
 /// One entry of the metadata log.
 #[derive(Debug)]
@@ -199,7 +201,10 @@ impl World {
         let Message::Ask { req, command } = message else { return };
         if let (Command::Heartbeat(r), true) = (&command, self.quorum.leader == Some(seat)) {
             let b = usize::try_from(r.broker_id).unwrap();
-            self.brokers[b].heard_of = [self.now, self.brokers[b].heard_of[0]];
+            let [last, before] = self.brokers[b].heard_of;
+            // Of many that come at once the first counts.
+            let before = if last + ONE_ROUND < self.now { last } else { before };
+            self.brokers[b].heard_of = [self.now, before];
         }
         self.quorum.seats[seat].asked.push(Ask { from, req, command });
         self.round(seat);

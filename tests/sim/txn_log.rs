@@ -17,6 +17,8 @@ pub struct Scan {
     pub open: BTreeMap<i64, Vec<(Offset, Rec)>>,
     /// Whether the record at an offset was committed by its transaction.
     pub decided: BTreeMap<Offset, bool>,
+    /// What readers were told of records whose marker was not committed yet.
+    pub foretold: BTreeMap<Offset, bool>,
     /// The coordinator's epoch in the last marker of each producer.
     epochs: BTreeMap<i64, i32>,
     /// Where the offset that counts lies in the log.
@@ -116,6 +118,10 @@ impl Histories {
             let txn = self.of(&rec);
             let log = self.logs.entry(key).or_default();
             log.decided.insert(offset, commit);
+            if log.foretold.get(&offset).is_some_and(|told| *told != commit) {
+                let text = format!("{key:?} at {offset}: shown {}, committed {commit}", !commit);
+                return Err(("read-committed", text));
+            }
             if commit {
                 self.counted.push((offset, rec));
             }
@@ -162,13 +168,18 @@ impl Histories {
         Ok(())
     }
 
+    /// A transaction without an end, if there is one.
+    pub fn hanging(&self) -> Option<String> {
+        self.logs.iter().find_map(|(key, log)| {
+            let (producer, records) = log.open.first_key_value()?;
+            Some(format!("{key:?}: {records:?} of producer {producer} hangs"))
+        })
+    }
+
     /// What does not hold when all is over and quiet.
     pub fn at_the_end(&self) -> Result<(), Wrong> {
-        for (key, log) in &self.logs {
-            if let Some((producer, records)) = log.open.first_key_value() {
-                let text = format!("{key:?}: {records:?} of producer {producer} hangs");
-                return Err(("hanging", text));
-            }
+        if let Some(text) = self.hanging() {
+            return Err(("hanging", text));
         }
         for (txn, _) in self.told.iter().filter(|(_, commit)| **commit) {
             for (key, value) in self.acked.get(txn).into_iter().flatten() {

@@ -1,5 +1,5 @@
 //! `progress`: ten seconds after the last fault every broker is back, every partition is led, every
-//! replica is in sync and complete, every batch is acknowledged and read.
+//! replica is in sync and complete, every batch is acknowledged and read, every transaction has its end.
 
 use crate::world::World;
 
@@ -40,6 +40,6 @@ impl World {
                 }
             }
         }
-        self.clients_lack()
+        self.clients_lack().or_else(|| self.oracle.histories.hanging())
     }
 }

@@ -1,6 +1,7 @@
 //! `sequences`: of an idempotent producer every batch is in the log at most once, in order, and
 //! nothing of a superseded epoch follows what its successor wrote. Where every batch is
-//! acknowledged by all, none is missing in between.
+//! acknowledged by all, none is missing in between. Who got a log only from behind what was deleted
+//! knows nothing of who wrote that, as in Kafka: it is not looked at.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +16,9 @@ const ID: &str = "sequences";
 impl World {
     pub fn check_sequences(&mut self, key: Key, log: &[Rec]) {
         let mut last: BTreeMap<i64, (i16, i32)> = BTreeMap::new();
-        for (offset, rec) in log.iter().enumerate().filter(|(_, rec)| rec.value < OWN) {
+        let deleted = self.oracle.deleted.get(&key).map_or(0, |d| usize::try_from(*d).unwrap());
+        let log = log.iter().enumerate().skip(deleted);
+        for (offset, rec) in log.filter(|(_, rec)| rec.value < OWN) {
             let is = (rec.producer_epoch, rec.sequence);
             let before = last.insert(rec.producer, is);
             let complete = self.waits_for_all(rec.producer);

@@ -5,6 +5,7 @@ use vltava::metadata::Delta;
 
 use crate::{
     plan::{MS, SECOND},
+    quorum::ONE_ROUND,
     schema::SESSION_MS,
     world::World,
 };
@@ -23,14 +24,15 @@ impl World {
         for (id, old, new) in delta.changed_brokers() {
             let (Some(old), Some(new)) = (old, new) else { continue };
             let same_life = old.epoch == new.epoch;
-            if old.fenced || !new.fenced || !same_life || old.in_controlled_shutdown {
+            let leaves = old.in_controlled_shutdown || new.in_controlled_shutdown;
+            if old.fenced || !new.fenced || !same_life || leaves {
                 continue;
             }
             let b = self.index_of(id);
             let stopping = self.brokers[b].life.as_ref().is_some_and(|l| l.stopping);
             // A heartbeat may come while what the silence before it led to is being committed.
             let [last, before] = self.brokers[b].heard_of;
-            let counts = if last + 15 * MS < self.now { last } else { before };
+            let counts = if last + ONE_ROUND < self.now { last } else { before };
             let silent = self.silent_since(counts);
             // What was proposed before a failover may be committed after it.
             let proposed_late = self.now.saturating_sub(self.quorum.active_since) < 20 * MS;
