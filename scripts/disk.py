@@ -3,9 +3,11 @@ import errno
 import fcntl
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import time
+from pathlib import Path
 
 from node import NotRun
 
@@ -17,6 +19,28 @@ def run(*command):
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise NotRun(f"{command[0]}: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def halt(pids):
+    """Stops processes: none of their threads runs when this returns, though some may be in the kernel."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 5
+    while any(runs(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the processes {pids} do not stop")
+        time.sleep(0.001)
+
+
+def runs(pid):
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            state = task.read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue  # A thread that has ended.
+        if state in "RS":
+            return True
+    return False
 
 
 class Disk:
@@ -38,8 +62,15 @@ class Disk:
     def mount(self):
         run("mount", "-o", "loop", self.image, self.root)
 
-    def cut(self):
-        """What was not fsynced is gone; the file system answers EIO until it is mounted again."""
+    def cut(self, *pids):
+        """What was not fsynced is gone; the file system answers EIO until it is mounted again.
+
+        The processes `pids` end with it: they are stopped before, to be killed after. A power cut
+        takes all at once, but here an fdatasync that is under way as the file system goes may return
+        0 although nothing was written (ext4 gives up the conversion of extents without a word), and
+        a process that lived on would acknowledge by it.
+        """
+        halt(pids)
         handle = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(handle, SHUTDOWN, struct.pack("I", WITHOUT_JOURNAL_FLUSH))

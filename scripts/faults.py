@@ -104,7 +104,7 @@ def _power(world, nodes, cause, durable):
 
     def begin():
         for node in nodes:
-            world.disks[node.id].cut()
+            world.disks[node.id].cut(node.row["pid"])
         for node in nodes:
             node.kill()
 
