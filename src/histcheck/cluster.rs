@@ -166,6 +166,9 @@ pub(super) struct Cluster {
     /// Since when readers may be behind, and the times when that was over.
     stale_since: Option<u64>,
     stale: Vec<(u64, u64)>,
+    /// Since when some fault is not healed, and from when to when there was one.
+    hurt_since: Option<u64>,
+    hurt: Vec<(u64, u64)>,
     /// When the cluster was last healed, and not yet found to be well.
     healed: Option<u64>,
     lives: Vec<(u64, u64, Vec<String>)>,
@@ -193,8 +196,14 @@ impl Cluster {
             if let Some(since) = self.stale_since.take() {
                 self.stale.push((since, seen.t));
             }
+            if let Some(since) = self.hurt_since.take() {
+                self.hurt.push((since, seen.t));
+            }
             self.unanswered.extend(self.healed.replace(seen.t));
-        } else if seen.stale && self.stale_since.is_none() {
+            return;
+        }
+        self.hurt_since.get_or_insert(seen.t);
+        if seen.stale && self.stale_since.is_none() {
             self.stale_since = Some(seen.t);
         }
     }
@@ -208,9 +217,23 @@ impl Cluster {
     /// Whether a reader between these times may have been behind. `grace`: how long after a heal a
     /// deposed leader may not know it, in microseconds.
     pub(super) fn may_be_stale(&self, t: (u64, u64), grace: u64) -> bool {
+        self.stale_from(t, grace).is_some()
+    }
+
+    /// Since when a reader between these times may have heard nothing, if so.
+    pub(super) fn stale_from(&self, t: (u64, u64), grace: u64) -> Option<u64> {
         let open = self.stale_since.map(|since| (since, u64::MAX));
         let all = self.stale.iter().copied().chain(open);
-        all.into_iter().any(|(from, to)| t.1 >= from && t.0 <= to.saturating_add(grace))
+        let near = all.filter(|(from, to)| t.1 >= *from && t.0 <= to.saturating_add(grace));
+        near.map(|(from, _)| from).min()
+    }
+
+    /// Whether there was no fault between these times, nor shortly before: then leaders stay.
+    /// `grace`: how long after a heal they may still move, in microseconds.
+    pub(super) fn is_calm(&self, t: (u64, u64), grace: u64) -> bool {
+        let open = self.hurt_since.map(|since| (since, u64::MAX));
+        let mut all = self.hurt.iter().copied().chain(open);
+        !all.any(|(from, to)| t.1 >= from && t.0 <= to.saturating_add(grace))
     }
 
     pub(super) fn settle(&self, live_ms: u64, verdict: &mut Verdict) {

@@ -9,14 +9,23 @@
 
 mod checker;
 mod cluster;
+mod compaction;
 mod event;
 mod excerpt;
 mod groups;
+mod metadata;
 mod offsets;
+mod orders;
+mod retention;
 mod settle;
+mod share;
 mod txns;
 mod verdict;
 
+#[cfg(test)]
+mod admin_tests;
+#[cfg(test)]
+mod share_tests;
 #[cfg(test)]
 mod tests;
 
