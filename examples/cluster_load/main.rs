@@ -5,6 +5,7 @@
 //! its end, as the last word on what is there.
 #![expect(clippy::disallowed_methods, reason = "a load outside the crate measures time and files")]
 
+mod cut;
 #[path = "../fault_load/history.rs"]
 #[expect(dead_code, reason = "the part that reads the other load's histories")]
 mod history;
@@ -66,6 +67,9 @@ struct LoadArgs {
     producers: u32,
     #[arg(long, default_value_t = 2)]
     consumers: u32,
+    /// Delete records that all consumers have passed, in some partitions.
+    #[arg(long)]
+    cut: bool,
     /// Records a second, all producers together.
     #[arg(long, default_value_t = 2000)]
     rate: u64,
@@ -112,13 +116,20 @@ fn load(args: &LoadArgs) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let reading = Arc::new(AtomicBool::new(true));
     watch_stdin(&stop);
+    let positions = cut::Positions::new(args.consumers, args.partitions);
     let sent = thread::scope(|scope| {
         for n in 0..args.consumers {
-            let (recorder, reading) = (&*recorder, &*reading);
-            scope.spawn(move || read::consume(args, n, recorder, reading));
+            let (recorder, positions, reading) = (&*recorder, &positions, &*reading);
+            scope.spawn(move || read::consume(args, n, recorder, positions, reading));
         }
         let (ends, on) = (&*recorder, &*reading);
         scope.spawn(move || read::ends(args, ends, on));
+        if args.cut {
+            let (recorder, positions, on) = (&*recorder, &positions, &*stop);
+            scope.spawn(move || {
+                cut::cut(args, recorder, positions, on).map_err(|e| eprintln!("{e}"))
+            });
+        }
         let producers: Vec<_> = (0..args.producers)
             .map(|n| {
                 let (recorder, stop) = (Arc::clone(&recorder), &*stop);

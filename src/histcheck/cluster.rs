@@ -169,6 +169,10 @@ pub(super) struct Cluster {
     /// Since when some fault is not healed, and from when to when there was one.
     hurt_since: Option<u64>,
     hurt: Vec<(u64, u64)>,
+    /// Since when some broker may hear nothing of the controller, and from when to when it may have:
+    /// until somebody found that all was well.
+    blind_since: Option<u64>,
+    blind: Vec<(u64, u64)>,
     /// When the cluster was last healed, and not yet found to be well.
     healed: Option<u64>,
     lives: Vec<(u64, u64, Vec<String>)>,
@@ -203,6 +207,7 @@ impl Cluster {
             return;
         }
         self.hurt_since.get_or_insert(seen.t);
+        self.blind_since.get_or_insert(seen.t);
         if seen.stale && self.stale_since.is_none() {
             self.stale_since = Some(seen.t);
         }
@@ -210,6 +215,9 @@ impl Cluster {
 
     pub(super) fn live(&mut self, seen: &Live<'_>) {
         self.healed = None;
+        if let Some(since) = self.blind_since.take_if(|_| seen.left.is_empty()) {
+            self.blind.push((since, seen.t));
+        }
         let left = seen.left.iter().map(|l| l.clone().into_owned()).collect();
         self.lives.push((seen.t, seen.ms, left));
     }
@@ -217,14 +225,17 @@ impl Cluster {
     /// Whether a reader between these times may have been behind. `grace`: how long after a heal a
     /// deposed leader may not know it, in microseconds.
     pub(super) fn may_be_stale(&self, t: (u64, u64), grace: u64) -> bool {
-        self.stale_from(t, grace).is_some()
-    }
-
-    /// Since when a reader between these times may have heard nothing, if so.
-    pub(super) fn stale_from(&self, t: (u64, u64), grace: u64) -> Option<u64> {
         let open = self.stale_since.map(|since| (since, u64::MAX));
         let all = self.stale.iter().copied().chain(open);
-        let near = all.filter(|(from, to)| t.1 >= *from && t.0 <= to.saturating_add(grace));
+        all.into_iter().any(|(from, to)| t.1 >= from && t.0 <= to.saturating_add(grace))
+    }
+
+    /// Since when a broker that answered between these times may have heard nothing of the
+    /// controller, if so. `lag`: how far it may be behind in any case, in microseconds.
+    pub(super) fn blind_from(&self, t: (u64, u64), lag: u64) -> Option<u64> {
+        let open = self.blind_since.map(|since| (since, u64::MAX));
+        let all = self.blind.iter().copied().chain(open);
+        let near = all.filter(|(from, to)| t.1 >= *from && t.0 <= to.saturating_add(lag));
         near.map(|(from, _)| from).min()
     }
 

@@ -94,7 +94,7 @@ pub(super) struct Run {
     /// Records may go at the start of a log at any time, by size or by settings that are not told.
     pub(super) retention: bool,
     /// How far a broker may be behind the controller when it answers what it knows of topics and
-    /// settings, in milliseconds; 0: not at all.
+    /// settings, in milliseconds; 0: not at all. After a fault: until somebody found all to be well.
     pub(super) lag_ms: u64,
     /// Liveness after the last fault, in milliseconds.
     pub(super) live_ms: u64,

@@ -93,16 +93,15 @@ impl Checker {
         }
     }
 
-    /// How far a read may be behind: as far as the run says, and while readers may be cut off, since
-    /// then.
+    /// How far a read may be behind: as far as the run says, and while brokers may hear nothing,
+    /// since then.
     fn lag_of(&self, op: &Operation) -> u64 {
         if op.op != MetaOp::Read {
             return 0;
         }
-        let grace = self.run.live_ms.saturating_mul(1000);
-        let cut = self.cluster.stale_from((op.invoked, op.completed), grace);
-        let cut = cut.map_or(0, |since| op.invoked.saturating_sub(since));
-        self.run.lag_ms.saturating_mul(1000).saturating_add(cut)
+        let lag = self.run.lag_ms.saturating_mul(1000);
+        let cut = self.cluster.blind_from((op.invoked, op.completed), lag);
+        cut.map_or(0, |since| op.invoked.saturating_sub(since)).saturating_add(lag)
     }
 
     fn no_order(&mut self, name: &str, ops: &[Operation], stuck: &[usize]) {
