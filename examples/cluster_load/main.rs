@@ -125,7 +125,7 @@ fn load(args: &LoadArgs) -> anyhow::Result<()> {
         let (ends, on) = (&*recorder, &*reading);
         scope.spawn(move || read::ends(args, ends, on));
         if args.cut {
-            let (recorder, positions, on) = (&*recorder, &positions, &*stop);
+            let (recorder, positions, on) = (&*recorder, &positions, &*reading);
             scope.spawn(move || {
                 cut::cut(args, recorder, positions, on).map_err(|e| eprintln!("{e}"))
             });

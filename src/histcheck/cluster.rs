@@ -166,11 +166,8 @@ pub(super) struct Cluster {
     /// Since when readers may be behind, and the times when that was over.
     stale_since: Option<u64>,
     stale: Vec<(u64, u64)>,
-    /// Since when some fault is not healed, and from when to when there was one.
-    hurt_since: Option<u64>,
-    hurt: Vec<(u64, u64)>,
-    /// Since when some broker may hear nothing of the controller, and from when to when it may have:
-    /// until somebody found that all was well.
+    /// Since when there may be no leader, or a broker that hears nothing of the controller, and from
+    /// when to when: from a fault until somebody found that all was well.
     blind_since: Option<u64>,
     blind: Vec<(u64, u64)>,
     /// When the cluster was last healed, and not yet found to be well.
@@ -200,13 +197,9 @@ impl Cluster {
             if let Some(since) = self.stale_since.take() {
                 self.stale.push((since, seen.t));
             }
-            if let Some(since) = self.hurt_since.take() {
-                self.hurt.push((since, seen.t));
-            }
             self.unanswered.extend(self.healed.replace(seen.t));
             return;
         }
-        self.hurt_since.get_or_insert(seen.t);
         self.blind_since.get_or_insert(seen.t);
         if seen.stale && self.stale_since.is_none() {
             self.stale_since = Some(seen.t);
@@ -239,12 +232,9 @@ impl Cluster {
         near.map(|(from, _)| from).min()
     }
 
-    /// Whether there was no fault between these times, nor shortly before: then leaders stay.
-    /// `grace`: how long after a heal they may still move, in microseconds.
-    pub(super) fn is_calm(&self, t: (u64, u64), grace: u64) -> bool {
-        let open = self.hurt_since.map(|since| (since, u64::MAX));
-        let mut all = self.hurt.iter().copied().chain(open);
-        !all.any(|(from, to)| t.1 >= from && t.0 <= to.saturating_add(grace))
+    /// Whether all was well between these times: then leaders stay.
+    pub(super) fn is_calm(&self, t: (u64, u64)) -> bool {
+        self.blind_from(t, 0).is_none()
     }
 
     pub(super) fn settle(&self, live_ms: u64, verdict: &mut Verdict) {

@@ -78,67 +78,63 @@ pub(super) enum Answer {
     Unknown,
 }
 
-/// Orders that are tried for one key.
+/// Places that are tried for one key, besides a few for each operation.
 const TRIED_MAX: usize = 200_000;
-/// Memory for those that were tried.
-const TRIED_BYTES_MAX: usize = 64 << 20;
+const TRIED_EACH: usize = 4;
 
 /// Where the search stands: what has had its effect, and what that left.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Place {
+    /// Of the answered ones all that lie in the words before it are done.
+    first: usize,
+    /// Bits of those from there on, up to the last that is done.
     done: Vec<u64>,
-    count: usize,
+    /// Bits of the open ones.
+    open: Vec<u64>,
+    /// How many of the answered ones are done.
+    answered: usize,
     value: Value,
 }
 
-impl Place {
-    fn has(&self, at: usize) -> bool {
-        self.done[at / 64] & (1 << (at % 64)) != 0
+fn set(bits: &mut Vec<u64>, at: usize) {
+    if bits.len() <= at / 64 {
+        bits.resize(at / 64 + 1, 0);
     }
+    bits[at / 64] |= 1 << (at % 64);
+}
 
-    fn add(&mut self, at: usize, value: Value) {
-        self.done[at / 64] |= 1 << (at % 64);
-        self.count += 1;
-        self.value = value;
-    }
+fn is_set(bits: &[u64], at: usize) -> bool {
+    bits.get(at / 64).is_some_and(|word| word & (1 << (at % 64)) != 0)
 }
 
 /// The search for one key.
 struct Search<'a> {
-    /// By the time from which they may have effect.
+    /// Answered ones by the time from which they may have effect, then the open ones.
     ops: &'a [Operation],
-    /// The indexes of those of which nobody knows.
-    open: Vec<usize>,
+    /// How many of them are answered.
+    answered: usize,
     /// What was certainly made by operations that told it.
     made: HashSet<u64>,
 }
 
 /// Whether `ops` fit into one order, from a key of which nothing was known to be there. Sorts them.
 pub(super) fn search(ops: &mut [Operation]) -> Answer {
-    search_up_to(ops, TRIED_MAX)
+    search_up_to(ops, TRIED_MAX + TRIED_EACH * ops.len())
 }
 
 fn search_up_to(ops: &mut [Operation], tried_max: usize) -> Answer {
-    ops.sort_by_key(|o| (o.from(), o.until()));
+    ops.sort_by_key(|o| (o.open, o.from(), o.until()));
     let writes = ops.iter().filter(|o| o.op == MetaOp::Create && o.value != 0);
     let made = writes.map(|o| o.value).collect();
-    let open = (0..ops.len()).filter(|at| ops[*at].open).collect();
-    let search = Search { ops, open, made };
-    let words = ops.len().div_ceil(64);
-    let tried_max = tried_max.min(TRIED_BYTES_MAX / (words * 8 + 64));
+    let search = Search { ops, answered: ops.partition_point(|o| !o.open), made };
     let mut tried: HashSet<Place> = HashSet::new();
     let mut deepest = (0, Vec::new());
-    let mut stack = vec![Place { done: vec![0; words], count: 0, value: Value::Nothing }];
+    let start = Place { first: 0, done: vec![], open: vec![], answered: 0, value: Value::Nothing };
+    let mut stack = vec![start];
     while let Some(mut place) = stack.pop() {
         search.read_all(&mut place);
-        let next = search.next(&place);
-        let answered = search.answered(&place);
-        if answered + search.open.len() == ops.len() {
+        if place.answered == search.answered {
             return Answer::Fits;
-        }
-        if answered >= deepest.0 {
-            let waiting = next.iter().copied().filter(|at| !ops[*at].open).collect();
-            deepest = (answered, waiting);
         }
         if tried.contains(&place) {
             continue;
@@ -146,12 +142,16 @@ fn search_up_to(ops: &mut [Operation], tried_max: usize) -> Answer {
         if tried.len() >= tried_max {
             return Answer::Unknown;
         }
+        let next = search.next(&place);
+        if place.answered >= deepest.0 {
+            let waiting = next.iter().copied().filter(|at| *at < search.answered).collect();
+            deepest = (place.answered, waiting);
+        }
         // The last that is pushed is tried first: of answered ones the earliest.
-        for at in next.iter().rev() {
-            let fits = ops[*at].after(place.value, *at as u32, &search.made);
-            if let Some(value) = fits {
+        for at in next.into_iter().rev() {
+            if let Some(value) = search.after(&place, at) {
                 let mut then = place.clone();
-                then.add(*at, value);
+                search.add(&mut then, at, value);
                 stack.push(then);
             }
         }
@@ -161,24 +161,41 @@ fn search_up_to(ops: &mut [Operation], tried_max: usize) -> Answer {
 }
 
 impl Search<'_> {
-    fn answered(&self, place: &Place) -> usize {
-        place.count - self.open.iter().filter(|at| place.has(**at)).count()
+    fn has(&self, place: &Place, at: usize) -> bool {
+        match at.checked_sub(self.answered) {
+            Some(open) => is_set(&place.open, open),
+            None => at < place.first * 64 || is_set(&place.done, at - place.first * 64),
+        }
+    }
+
+    fn add(&self, place: &mut Place, at: usize, value: Value) {
+        place.value = value;
+        if let Some(open) = at.checked_sub(self.answered) {
+            return set(&mut place.open, open);
+        }
+        set(&mut place.done, at - place.first * 64);
+        place.answered += 1;
+        let full = place.done.iter().take_while(|word| **word == u64::MAX).count();
+        place.done.drain(..full);
+        place.first += full;
+    }
+
+    /// The value after the operation, if it may come now.
+    fn after(&self, place: &Place, at: usize) -> Option<Value> {
+        self.ops[at].after(place.value, u32::try_from(at).ok()?, &self.made)
     }
 
     /// Takes all reads that see what is there: none is ever better taken later.
     fn read_all(&self, place: &mut Place) {
         loop {
-            let next = self.next(place);
-            let reads = next.into_iter().filter(|at| {
-                let op = &self.ops[*at];
-                let value = op.after(place.value, *at as u32, &self.made);
-                op.op == MetaOp::Read && value == Some(place.value)
+            let reads = self.next(place).into_iter().filter(|at| {
+                self.ops[*at].op == MetaOp::Read && self.after(place, *at) == Some(place.value)
             });
             let reads: Vec<_> = reads.collect();
             if reads.is_empty() {
                 return;
             }
-            reads.into_iter().for_each(|at| place.add(at, place.value));
+            reads.into_iter().for_each(|at| self.add(place, at, place.value));
         }
     }
 
@@ -186,12 +203,12 @@ impl Search<'_> {
     /// first.
     fn next(&self, place: &Place) -> Vec<usize> {
         let (mut least, mut near) = (u64::MAX, Vec::new());
-        let first = place.done.iter().position(|w| *w != u64::MAX).unwrap_or(0) * 64;
-        for (at, op) in self.ops.iter().enumerate().skip(first) {
+        let (answered, open) = self.ops.split_at(self.answered);
+        for (at, op) in answered.iter().enumerate().skip(place.first * 64) {
             if op.from() > least {
                 break;
             }
-            if !op.open && !place.has(at) {
+            if !self.has(place, at) {
                 least = least.min(op.until());
                 near.push(at);
             }
@@ -204,8 +221,8 @@ impl Search<'_> {
             let after = reads.iter().any(|(via, end)| *via == op.via && *end < op.invoked);
             op.from() <= least && !after
         });
-        let open = self.open.iter().copied();
-        near.extend(open.filter(|at| !place.has(*at) && self.ops[*at].from() <= least));
+        let open = open.iter().zip(self.answered..).filter(|(op, _)| op.from() <= least);
+        near.extend(open.map(|(_, at)| at).filter(|at| !self.has(place, *at)));
         near
     }
 }
@@ -264,7 +281,7 @@ mod tests {
     #[test]
     fn long_histories_of_one_at_a_time_are_quick() {
         let mut ops = Vec::new();
-        for n in 0..20_000 {
+        for n in 0..40_000 {
             let t = (n * 10, n * 10 + 15);
             let lagging = op(MetaOp::Read, (n / 4 * 4).max(1), t);
             ops.push(match n % 4 {
@@ -272,6 +289,7 @@ mod tests {
                 _ => Operation { lag: 20, via: 1, ..lagging },
             });
         }
+        ops.push(Operation { open: true, ..op(MetaOp::Set, 7, (3, 4)) });
         assert_eq!(search(&mut ops), Answer::Fits);
     }
 }

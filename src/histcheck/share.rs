@@ -346,10 +346,9 @@ impl<'a> Judge<'a> {
     /// Whether nothing happened between two deliveries that could have taken the record from the
     /// first member but the lock's end and what it said.
     fn calm(&self, before: &Got, after: &Got) -> bool {
-        let grace = self.checker.run.live_ms.saturating_mul(1000);
         let left = self.checker.shares.left.get(&(self.group, before.member));
         let stayed = left.is_none_or(|l| !l.iter().any(|t| (before.t.0..=after.t.1).contains(t)));
-        stayed && self.checker.cluster.is_calm((before.t.0, after.t.1), grace)
+        stayed && self.checker.cluster.is_calm((before.t.0, after.t.1))
     }
 
     /// Its delivery count is above the limit, or does not follow from the deliveries.
