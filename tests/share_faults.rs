@@ -185,7 +185,10 @@ impl Life<'_> {
         let answer = self.raw.try_ask(&request, 2).await;
         let ended = world.now();
         let Some(answer) = answer else {
-            world.event(format!(r#"{{"unheard":{{{head},"t":{began}}}}}"#));
+            // A broken connection: the node is dead. Silence: it may still do what it was asked for.
+            let waited = Duration::from_micros(ended - began);
+            let until = ended + if waited < ANSWER { 0 } else { 60_000_000 };
+            world.event(format!(r#"{{"unheard":{{{head},"t":[{began},{until}]}}}}"#));
             self.left(began);
             return None;
         };
@@ -390,6 +393,12 @@ async fn a_share_group_keeps_its_promises_while_nodes_are_killed() {
     let verdict = judge(&lines);
     assert!(verdict.passed(), "{verdict}");
     println!("{verdict}");
+    // One record of the first answer, handed out again.
+    let ghost = format!(
+        r#"{{"acquired":{{"group":"{GROUP}","m":"ghost","tp":["{TOPIC}",0],"t":[{0},{0}],"first":0,"last":0,"n":1}}}}"#,
+        world.now()
+    );
+    assert!(!judge(&[lines.clone(), vec![ghost]].concat()).passed(), "it is seen");
     let again = lines.iter().filter(|l| l.starts_with("{\"acquired\"") && !l.contains(r#""n":1,"#));
     assert!(again.count() > 10, "records were handed out again");
     assert!(verdict.observed[&Point::Share] > 200, "{verdict}");

@@ -455,7 +455,8 @@ pub(super) struct Acquired<'a> {
     pub(super) r: Vec<Read<'a>>,
 }
 
-/// A member asked for records at `t`, and no answer came: it may have been handed out some.
+/// A member asked for records, and no answer came: it may have been handed out some, at any time
+/// between `t.0` and `t.1`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Unheard<'a> {
@@ -464,7 +465,7 @@ pub(super) struct Unheard<'a> {
     #[serde(borrow)]
     pub(super) m: Cow<'a, str>,
     pub(super) tp: Tp<'a>,
-    pub(super) t: u64,
+    pub(super) t: (u64, u64),
 }
 
 /// A member said what became of records, and was told whether that counts.

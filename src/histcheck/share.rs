@@ -25,7 +25,7 @@ struct Got {
 }
 
 /// What a member said of records, unless it was certainly refused.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Said {
     first: i64,
     last: i64,
@@ -43,13 +43,23 @@ impl Said {
     }
 }
 
+/// A member, and from when to when it may have been handed out records.
+type Unknown = (u32, (u64, u64));
+
+/// How many of these there may have been between these times.
+fn between(unheard: &[Unknown], from: u64, to: u64) -> u32 {
+    let count = unheard.iter().filter(|(_, t)| t.0 <= to && t.1 >= from).count();
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
 /// What a group did with one partition.
 #[derive(Debug, Default)]
 struct History {
     got: Vec<Got>,
     said: Vec<Said>,
-    /// Members that asked and heard nothing, and when.
-    unheard: Vec<(u32, u64)>,
+    /// Members that asked and heard nothing, and from when to when they may have been handed out
+    /// records.
+    unheard: Vec<Unknown>,
     drained: Vec<(i64, i64)>,
 }
 
@@ -102,7 +112,8 @@ impl Checker {
 
     pub(super) fn unheard(&mut self, seen: &Unheard<'_>) -> Result<(), HistoryError> {
         let member = self.names.id(&seen.m)?;
-        self.share_history(&seen.group, &seen.tp)?.unheard.push((member, seen.t));
+        let t = in_order("unheard.t", seen.t)?;
+        self.share_history(&seen.group, &seen.tp)?.unheard.push((member, t));
         Ok(())
     }
 
@@ -139,7 +150,7 @@ impl Checker {
             if looked > 0 {
                 self.verdict.saw(Point::Share, looked as u64);
             }
-            for wrong in sweep(&history, &Judge::of(self, group, &history)) {
+            for wrong in sweep(&history, &Judge::of(self, (group, tp), &history)) {
                 self.tell_share(group, tp, wrong);
             }
             for wrong in self.unfinished(group, tp, &history) {
@@ -165,15 +176,14 @@ impl Checker {
     fn unfinished(&self, group: u32, tp: u32, history: &History) -> Vec<Wrong> {
         let part = &self.partitions[tp as usize];
         let limit = self.shares.limits.get(&group).copied().unwrap_or(LIMIT);
-        // Each that was not heard of may have used up one delivery.
-        let lost = u32::try_from(history.unheard.len()).unwrap_or(u32::MAX);
-        let mut ends: Vec<(i64, i64)> =
-            history.said.iter().filter(|s| s.is_final()).map(|s| (s.first, s.last)).collect();
-        let used_up = history.got.iter().filter(|g| g.count.saturating_add(lost) >= limit);
+        let lost = between(&history.unheard, 0, u64::MAX);
+        let finals = history.said.iter().filter(|s| s.is_final());
+        let mut ends: Vec<(i64, i64)> = finals.map(|s| (s.first, s.last)).collect();
+        let used_up = history.got.iter().filter(|g| used_up(g, &history.unheard, u64::MAX, limit));
         ends.extend(used_up.map(|g| (g.first, g.last)));
         ends.sort_unstable();
         let mut out = Vec::new();
-        for (from, to) in history.drained.iter().filter(|_| lost < limit) {
+        for (from, to) in &history.drained {
             let (mut at, mut done_to) = (0, -1);
             for (offset, _) in part.values.range(*from, *to) {
                 while let Some((_, last)) = ends.get(at).filter(|(first, _)| *first <= offset) {
@@ -182,6 +192,9 @@ impl Checker {
                 }
                 if done_to < offset && !self.may_be_gone(tp, offset, None, u64::MAX) {
                     let given = history.got.iter().any(|g| (g.first..=g.last).contains(&offset));
+                    if !given && lost >= limit {
+                        continue;
+                    }
                     let what = if given {
                         "was handed out, and not done with"
                     } else {
@@ -196,6 +209,12 @@ impl Checker {
     }
 }
 
+/// Whether records may have been handed out as often as they may by `t`: each delivery that was not
+/// heard of and that may have come after this one counts.
+fn used_up(got: &Got, unheard: &[Unknown], t: u64, limit: u32) -> bool {
+    got.t.0 <= t && got.count.saturating_add(between(unheard, got.t.0, t)) >= limit
+}
+
 /// Something that is wrong with a record.
 struct Wrong {
     at: i64,
@@ -207,8 +226,9 @@ struct Wrong {
 struct Judge<'a> {
     checker: &'a Checker,
     group: u32,
+    tp: u32,
     limit: u32,
-    unheard: &'a [(u32, u64)],
+    unheard: &'a [Unknown],
 }
 
 /// Runs of offsets of which the same is known, one after the other, and what is wrong with each.
@@ -236,7 +256,7 @@ fn sweep(history: &History, judge: &Judge<'_>) -> Vec<Wrong> {
             next_said += 1;
         }
         here.sort_by_key(|g| g.t);
-        out.extend(judge.record(&here, &spoken).map(|(times, why)| Wrong { at, times, why }));
+        out.extend(judge.record(at, &here, &spoken).map(|(times, why)| Wrong { at, times, why }));
     }
     out
 }
@@ -245,9 +265,9 @@ fn sweep(history: &History, judge: &Judge<'_>) -> Vec<Wrong> {
 type Why = (Option<(u64, u64)>, String);
 
 impl<'a> Judge<'a> {
-    fn of(checker: &'a Checker, group: u32, history: &'a History) -> Self {
+    fn of(checker: &'a Checker, (group, tp): (u32, u32), history: &'a History) -> Self {
         let limit = checker.shares.limits.get(&group).copied().unwrap_or(LIMIT);
-        Self { checker, group, limit, unheard: &history.unheard }
+        Self { checker, group, tp, limit, unheard: &history.unheard }
     }
 
     fn name(&self, member: u32) -> &str {
@@ -255,11 +275,14 @@ impl<'a> Judge<'a> {
     }
 
     /// The first thing that is wrong with one record. `got`: by time.
-    fn record(&self, got: &[Got], said: &[Said]) -> Option<Why> {
+    fn record(&self, at: i64, got: &[Got], said: &[Said]) -> Option<Why> {
         // A leader that is deposed may lengthen locks, which nobody writes down, and does not count.
         let counted = said.iter().filter(|s| s.counts && s.kind != AckKind::Renew);
         let of_answers = counted.clone().find_map(|s| self.again(s, got));
-        let of_answers = of_answers.or_else(|| counted.clone().find_map(|s| self.held(s, got)));
+        let of_answers = of_answers.or_else(|| {
+            let mut proofs = counted.clone().filter(|s| !self.may_be_finished(at, s, got, said));
+            proofs.find_map(|s| self.held(s, got))
+        });
         of_answers
             .or_else(|| self.locked(got, said))
             .or_else(|| got.iter().find_map(|g| self.count(g, got)))
@@ -277,12 +300,24 @@ impl<'a> Judge<'a> {
         Some((Some((said.t.0, later.t.1)), why))
     }
 
+    /// Whether the record may lie below the group's start offset, as something else finished it: what
+    /// is said of such records is answered as if it counted.
+    fn may_be_finished(&self, at: i64, this: &Said, got: &[Got], said: &[Said]) -> bool {
+        let by_another = said.iter().any(|s| s != this && s.is_final() && s.t.0 <= this.t.1);
+        let used_up = |g: &Got| used_up(g, self.unheard, this.t.1, self.limit);
+        let unheard = got.is_empty() && between(self.unheard, 0, this.t.1) >= self.limit;
+        let gone = self.checker.may_be_gone(self.tp, at, None, this.t.1);
+        by_another || unheard || got.iter().any(used_up) || gone
+    }
+
     /// What a member said counts, so it had the record from when it was given it until then: nobody
     /// else was given it in between.
     fn held(&self, said: &Said, got: &[Got]) -> Option<Why> {
-        // It may have been given it anew meanwhile.
-        let unheard = self.unheard.iter().any(|(m, t)| *m == said.member && *t <= said.t.1);
         let own = got.iter().filter(|g| g.member == said.member);
+        // It may have been given it anew meanwhile.
+        let since = own.clone().filter(|g| g.t.1 < said.t.0).map(|g| g.t.0).max().unwrap_or(0);
+        let mut unheard = self.unheard.iter().filter(|(m, _)| *m == said.member);
+        let unheard = unheard.any(|(_, t)| t.0 <= said.t.1 && t.1 >= since);
         if unheard || own.clone().any(|g| g.t.0 <= said.t.1 && g.t.1 >= said.t.0) {
             return None;
         }
@@ -359,8 +394,8 @@ impl<'a> Judge<'a> {
             return Some((Some(this.t), format!("{told}, and {} is the limit", self.limit)));
         }
         let known = got.iter().filter(|g| g.t.0 <= this.t.1).count();
-        let unheard = self.unheard.iter().filter(|(_, t)| *t <= this.t.1).count();
-        if this.count == 0 || this.count as usize > known + unheard {
+        let unheard = between(self.unheard, 0, this.t.1);
+        if this.count == 0 || this.count as usize > known + unheard as usize {
             let why = format!("{told}: it was so {known} times, and unheard {unheard} at most");
             return Some((Some(this.t), why));
         }

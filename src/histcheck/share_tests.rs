@@ -26,7 +26,8 @@ fn left(m: &str, t: u64) -> String {
 }
 
 fn unheard(m: &str, t: u64) -> String {
-    format!(r#"{{"unheard":{{"group":"sg","m":"{m}","tp":["s",0],"t":{}}}}}"#, CALM + t)
+    let (a, b) = (CALM + t, CALM + t + 5);
+    format!(r#"{{"unheard":{{"group":"sg","m":"{m}","tp":["s",0],"t":[{a},{b}]}}}}"#)
 }
 
 fn fault(what: &str, t: u64, more: &str) -> String {
@@ -69,7 +70,7 @@ pub(super) fn bad() -> Vec<(&'static str, u8, Vec<String>)> {
             and(&[given("m3", (312, 325), (2, 2), 2).replace(r#","lock_ms":1000"#, "")]),
         ),
         ("lock went on", 11, and(&[left("m3", 9), given("m3", (361, 365), (4, 5), 2)])),
-        ("never had it", 11, and(&[said("m4", (450, 460), (5, 5), "release")])),
+        ("never had it", 11, and(&[said("m4", (365, 368), (5, 5), "release")])),
         ("twice in an answer", 11, and(&[given("m2", (342, 360), (5, 5), 2)])),
         ("too often", 11, and(&[given("m3", (200, 210), (0, 0), 4)])),
         (
@@ -108,6 +109,13 @@ fn what_share_groups_may_do_passes() {
         .replace(r#""kind":"#, r#""fail":"INVALID_RECORD_STATE","kind":"#);
     assert!(refused.contains(&over.to_string()));
     pass("lock ended", &tail(&[first.clone(), late, refused]));
+    // Once the next is done with it, the group's start passes it, and what the first says counts as
+    // for all that lies before the start.
+    let late = given("m2", (1_000_001, 1_000_005), (0, 3), 2);
+    let done = said("m2", (1_000_010, 1_000_020), (0, 3), "accept");
+    let vain = said("m1", (1_000_030, 1_000_040), (0, 3), "release");
+    pass("before the start", &tail(&[first.clone(), late.clone(), done, vain.clone()]));
+    assert!(points(&and(&tail(&[first.clone(), late, vain]))).contains(&11));
     // A member that left, a connection that was lost.
     let next = given("m2", (20, 30), (0, 3), 2);
     pass("left", &tail(&[first.clone(), left("m1", 10), next.clone()]));

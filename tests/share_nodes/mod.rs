@@ -32,8 +32,8 @@ use vltava::{
     },
 };
 
-pub const PATIENCE: Duration = Duration::from_secs(60);
-pub const GROUP: &str = "g";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const GROUP: &str = "g";
 
 fn vltava(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vltava"));
@@ -41,20 +41,20 @@ fn vltava(args: &[&str]) -> Command {
     command
 }
 
-pub struct Node {
+pub(crate) struct Node {
     config: PathBuf,
-    pub port: u16,
+    pub(crate) port: u16,
     process: Child,
     _dir: Arc<tempfile::TempDir>,
 }
 
 impl Node {
-    pub fn start(extra: &str) -> Self {
+    pub(crate) fn start(extra: &str) -> Self {
         Self::cluster(1, extra).remove(0)
     }
 
     /// Nodes that are brokers and controllers; that at `n` has the id `n + 1`.
-    pub fn cluster(count: usize, extra: &str) -> Vec<Self> {
+    pub(crate) fn cluster(count: usize, extra: &str) -> Vec<Self> {
         // All are held until all are known, so that none is drawn twice.
         let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
         let held: Vec<_> = (0..count * 2).map(|_| bind()).collect();
@@ -104,17 +104,17 @@ impl Node {
         }
     }
 
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    pub fn kill_and_restart(&mut self) {
+    pub(crate) fn kill_and_restart(&mut self) {
         self.kill();
         self.restart();
     }
 
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.process = Self::run(&self.config);
         self.await_listening();
     }
@@ -127,39 +127,43 @@ impl Drop for Node {
     }
 }
 
-pub struct Raw(PeerClient);
+pub(crate) struct Raw(PeerClient);
 
 impl Raw {
-    pub async fn connect(port: u16) -> Self {
+    pub(crate) async fn connect(port: u16) -> Self {
         let config = PeerConfig { request_timeout: PATIENCE, ..PeerConfig::new() };
         Self(PeerClient::connect("127.0.0.1", port, &config).await.unwrap())
     }
 
-    pub async fn ask<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
+    pub(crate) async fn ask<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
         let frame = encode_request(1, Some("test"), request, version).unwrap();
         let answer = self.0.call(frame).await.unwrap();
         decode_response(&answer, version).unwrap().1
     }
 
     /// A connection that may fail, on which an answer is waited for so long.
-    pub async fn dial(port: u16, request_timeout: Duration) -> Result<Self, NetError> {
+    pub(crate) async fn dial(port: u16, request_timeout: Duration) -> Result<Self, NetError> {
         let config = PeerConfig { request_timeout, ..PeerConfig::new() };
         Ok(Self(PeerClient::connect("127.0.0.1", port, &config).await?))
     }
 
     /// The answer, if one comes that can be read.
-    pub async fn try_ask<R: Request>(&mut self, request: &R, version: i16) -> Option<R::Response> {
+    pub(crate) async fn try_ask<R: Request>(
+        &mut self,
+        request: &R,
+        version: i16,
+    ) -> Option<R::Response> {
         let frame = encode_request(1, Some("test"), request, version).unwrap();
         let answer = self.0.call(frame).await.ok()?;
         Some(decode_response(&answer, version).ok()?.1)
     }
 
     /// Creates a topic that the group reads from its start.
-    pub async fn create(&mut self, name: &str) -> Uuid {
+    pub(crate) async fn create(&mut self, name: &str) -> Uuid {
         self.create_with(name, 1).await
     }
 
-    pub async fn create_with(&mut self, name: &str, replication_factor: i16) -> Uuid {
+    pub(crate) async fn create_with(&mut self, name: &str, replication_factor: i16) -> Uuid {
         let topic = CreatableTopic {
             name: name.to_owned(),
             num_partitions: 1,
@@ -198,7 +202,7 @@ impl Raw {
     }
 
     /// The place of the node that leads the topic's partition, once it is another than `not`.
-    pub async fn leader(&mut self, topic: &str, not: Option<usize>) -> usize {
+    pub(crate) async fn leader(&mut self, topic: &str, not: Option<usize>) -> usize {
         let named = MetadataRequestTopic { name: Some(topic.to_owned()), ..Default::default() };
         let request = MetadataRequest { topics: Some(vec![named]), ..Default::default() };
         let start = Instant::now();
@@ -214,11 +218,16 @@ impl Raw {
         }
     }
 
-    pub async fn append(&mut self, topic: &str, batch: Batch) {
+    pub(crate) async fn append(&mut self, topic: &str, batch: Batch) {
         self.append_as(topic, batch, None).await;
     }
 
-    pub async fn append_as(&mut self, topic: &str, batch: Batch, transactional_id: Option<&str>) {
+    pub(crate) async fn append_as(
+        &mut self,
+        topic: &str,
+        batch: Batch,
+        transactional_id: Option<&str>,
+    ) {
         let partition =
             PartitionProduceData { index: 0, records: Records::Bytes(batch.bytes().into()) };
         let topic = TopicProduceData {
