@@ -141,9 +141,9 @@ class Administrator:
                                            self._look_at_setting]), key
             what(node, topic)
 
-    def _note(self, key, op, ask, already=None, **fields):
-        """Asks, and writes down what came of it: `ask` gives `(error, value)`."""
-        began = self.now()
+    def _note(self, key, op, ask, already=None, node=None, **fields):
+        """Asks, and writes down what came of it: `ask` gives `(error, value)`. `node`: who is read."""
+        began, born = self.now(), node and node.row.get("born")
         try:
             error, value = ask()
             outcome = {"already": True} if error == already else \
@@ -153,6 +153,8 @@ class Administrator:
         except (OSError, IndexError, struct.error) as failure:
             outcome = {"info": str(failure) or type(failure).__name__}
         ended = self.now()
+        if node and born == node.row.get("born"):
+            fields["via"] = f"{node.id}/{born}"
         if op != "read":
             self.last_change = max(self.last_change, ended)
         self.events.add("meta", key=key, op=op, t=[began, ended], **fields, **outcome)
@@ -167,7 +169,7 @@ class Administrator:
 
     def _look_at_topic(self, node, topic):
         self._note(f"topic/{topic}", "read", lambda: (0, topic_id(node.address, topic)),
-                   via=self._via(node))
+                   node=node)
 
     def _set(self, node, key):
         self.counter += 1
@@ -181,11 +183,7 @@ class Administrator:
 
     def _look_at_setting(self, node, key):
         self._note(self._setting(key), "read",
-                   lambda: (0, describe(node.address, self.world.topic, key)), via=self._via(node))
+                   lambda: (0, describe(node.address, self.world.topic, key)), node=node)
 
     def _setting(self, key):
         return f"config/{self.world.topic}/{key}"
-
-    @staticmethod
-    def _via(node):
-        return f"{node.id}/{node.row.get('born')}"

@@ -9,6 +9,7 @@ mod cut;
 #[path = "../fault_load/history.rs"]
 #[expect(dead_code, reason = "the part that reads the other load's histories")]
 mod history;
+mod keyed;
 mod produce;
 mod read;
 mod recorder;
@@ -70,6 +71,9 @@ struct LoadArgs {
     /// Delete records that all consumers have passed, in some partitions.
     #[arg(long)]
     cut: bool,
+    /// Write to a compacted topic, too: that of this name and `-keys`.
+    #[arg(long)]
+    keyed: bool,
     /// Records a second, all producers together.
     #[arg(long, default_value_t = 2000)]
     rate: u64,
@@ -91,6 +95,9 @@ struct ScanArgs {
     bootstrap: String,
     #[arg(long)]
     topic: String,
+    /// The topic is the compacted one of a load.
+    #[arg(long)]
+    keyed: bool,
     /// Name of the scan in the history.
     #[arg(long)]
     name: String,
@@ -103,7 +110,7 @@ fn main() -> anyhow::Result<()> {
         Command::Load(args) => load(&args),
         Command::Scan(args) => {
             let recorder = Recorder::create(&args.history)?;
-            read::scan(&args.bootstrap, &args.topic, &args.name, &recorder)?;
+            read::scan(&args, &recorder)?;
             recorder.finish()
         }
     }
@@ -124,6 +131,12 @@ fn load(args: &LoadArgs) -> anyhow::Result<()> {
         }
         let (ends, on) = (&*recorder, &*reading);
         scope.spawn(move || read::ends(args, ends, on));
+        if args.keyed {
+            let (recorder, on) = (Arc::clone(&recorder), &*reading);
+            scope.spawn(move || {
+                keyed::produce(args, run, &recorder, on).map_err(|e| eprintln!("{e}"))
+            });
+        }
         if args.cut {
             let (recorder, positions, on) = (&*recorder, &positions, &*reading);
             scope.spawn(move || {
@@ -169,8 +182,11 @@ fn create(args: &LoadArgs, recorder: &Recorder) -> anyhow::Result<()> {
     if args.durable {
         new = new.set("flush.messages", "1");
     }
+    let keys = keyed::name(&args.topic);
+    let keys = args.keyed.then(|| keyed::topic(&keys, args, &min_isr));
     let began = recorder.now();
-    let results = runtime.block_on(admin.create_topics([&new], &AdminOptions::new()))?;
+    let all = std::iter::once(&new).chain(&keys);
+    let results = runtime.block_on(admin.create_topics(all, &AdminOptions::new()))?;
     for result in results {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -181,6 +197,9 @@ fn create(args: &LoadArgs, recorder: &Recorder) -> anyhow::Result<()> {
         r#"{{"topic":{{"name":"{}","replicas":{},"min_isr":{}}}}}"#,
         args.topic, args.replicas, args.min_isr
     ));
+    if args.keyed {
+        recorder.event(format_args!("{}", keyed::promise(args)));
+    }
     let now = recorder.now();
     recorder.event(format_args!(r#"{{"admin":{{"op":"create","t":[{began},{now}]}}}}"#));
     Ok(())

@@ -15,9 +15,9 @@ use rdkafka::{
 };
 
 use crate::{
-    LoadArgs,
+    LoadArgs, ScanArgs,
     cut::Positions,
-    history,
+    history, keyed,
     recorder::{Recorder, plain},
 };
 
@@ -30,6 +30,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Lists of `[offset,"value"]` by partition.
 type Batch = BTreeMap<i32, String>;
+
+/// What names a record.
+type Named = fn(&BorrowedMessage<'_>) -> String;
 
 pub(crate) fn client(bootstrap: &str) -> anyhow::Result<BaseConsumer> {
     Ok(ClientConfig::new()
@@ -61,10 +64,10 @@ pub(crate) fn identity(m: &BorrowedMessage<'_>) -> String {
     format!("{run}/{producer}/{seq}{changed}")
 }
 
-fn gather(batch: &mut Batch, m: &BorrowedMessage<'_>) {
+fn gather(batch: &mut Batch, m: &BorrowedMessage<'_>, named: Named) {
     let list = batch.entry(m.partition()).or_default();
     let comma = if list.is_empty() { "" } else { "," };
-    let _ = write!(list, r#"{comma}[{},"{}"]"#, m.offset(), identity(m));
+    let _ = write!(list, r#"{comma}[{},"{}"]"#, m.offset(), named(m));
 }
 
 /// Follows all partitions from their start until `on` ends.
@@ -91,7 +94,7 @@ pub(crate) fn consume(
         while count < BATCH_MAX && since.elapsed() < BATCH_TIME {
             match consumer.poll(Duration::from_millis(20)) {
                 Some(Ok(m)) => {
-                    gather(&mut batch, &m);
+                    gather(&mut batch, &m, identity);
                     positions.passed(id, m.partition(), m.offset() + 1);
                     count += 1;
                 }
@@ -142,13 +145,10 @@ pub(crate) fn ends(args: &LoadArgs, recorder: &Recorder, on: &AtomicBool) -> any
 }
 
 /// Reads every partition from its start to its end.
-pub(crate) fn scan(
-    bootstrap: &str,
-    topic: &str,
-    name: &str,
-    recorder: &Recorder,
-) -> anyhow::Result<()> {
-    let consumer = client(bootstrap)?;
+pub(crate) fn scan(args: &ScanArgs, recorder: &Recorder) -> anyhow::Result<()> {
+    let (topic, name) = (&args.topic, &args.name);
+    let named: Named = if args.keyed { keyed::identity } else { identity };
+    let consumer = client(&args.bootstrap)?;
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
     let found = metadata.topics().first().map_or(&[][..], |t| t.partitions());
     anyhow::ensure!(!found.is_empty(), "{topic} has no partitions");
@@ -171,7 +171,7 @@ pub(crate) fn scan(
             let Some(message) = consumer.poll(Duration::from_millis(50)) else { continue };
             let Ok(m) = message else { continue };
             last = Instant::now();
-            gather(&mut batch, &m);
+            gather(&mut batch, &m, named);
             if left.get(&m.partition()).is_some_and(|end| m.offset() + 1 >= *end) {
                 left.remove(&m.partition());
             }
