@@ -1,4 +1,4 @@
-//! A share group through kills of the leader: members accept, give back, turn away, forget and vanish,
+//! A share group through kills and a freeze of the leader: members accept, give back, turn away, forget and vanish,
 //! nodes are killed and come back, and the history checker has the last word (its point 11).
 
 mod share_nodes;
@@ -31,9 +31,11 @@ use vltava::{
 
 const TOPIC: &str = "orders";
 const MEMBERS: u64 = 4;
-const KILLS: u64 = 4;
+const KILLS: u64 = 3;
 const LOCK_MS: u64 = 1000;
 const ANSWER: Duration = Duration::from_secs(5);
+/// Longer than the session of a broker, so that another leads meanwhile.
+const FREEZE: Duration = Duration::from_secs(4);
 
 /// Everything goes on; nothing is written, and all that is handed out is accepted; the end.
 const RUNNING: u8 = 0;
@@ -309,17 +311,27 @@ async fn member(world: Arc<World>, id: u64) {
     }
 }
 
-/// Kills the leader, or another node, again and again.
-async fn kill(world: &World, nodes: &mut [Node]) {
-    for round in 0..KILLS {
+/// Kills the leader, or another node, again and again; in the end the leader is frozen, and deposed.
+async fn hurt(world: &World, nodes: &mut [Node]) {
+    for round in 0..=KILLS {
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let leader = world.leader().await.unwrap_or(0);
-        let at = if round % 4 == 3 { (leader + 1) % nodes.len() } else { leader };
-        let t = world.now();
-        world.event(format!(r#"{{"nemesis":{{"what":"kill","on":[{}],"t":{t}}}}}"#, at + 1));
-        nodes[at].kill();
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        nodes[at].restart();
+        let freezes = round == KILLS;
+        let at = if round == 2 { (leader + 1) % nodes.len() } else { leader };
+        let (t, what) = (world.now(), if freezes { "freeze" } else { "kill" });
+        world.event(format!(
+            r#"{{"nemesis":{{"what":"{what}","on":[{}],"t":{t},"stale":{freezes}}}}}"#,
+            at + 1
+        ));
+        if freezes {
+            nodes[at].signal("STOP");
+            tokio::time::sleep(FREEZE).await;
+            nodes[at].signal("CONT");
+        } else {
+            nodes[at].kill();
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            nodes[at].restart();
+        }
         let healed = world.now();
         world.event(format!(r#"{{"nemesis":{{"what":"heal","t":{healed}}}}}"#));
         // Well again: records are written.
@@ -358,11 +370,12 @@ fn judge(lines: &[String]) -> Verdict {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_share_group_keeps_its_promises_while_nodes_are_killed() {
+async fn a_share_group_keeps_its_promises_while_nodes_are_killed_and_frozen() {
     let mut nodes = Node::cluster(
         3,
         "group.share.min.record.lock.duration.ms=1000\ngroup.share.record.lock.duration.ms=1000\n\
-         auto.leader.rebalance.enable=false\nmin.insync.replicas=2\n",
+         auto.leader.rebalance.enable=false\nmin.insync.replicas=2\n\
+         broker.session.timeout.ms=2000\nbroker.heartbeat.interval.ms=500\n",
     );
     let mut raw = Raw::connect(nodes[0].port).await;
     let topic = raw.create_with(TOPIC, 3).await;
@@ -375,12 +388,12 @@ async fn a_share_group_keeps_its_promises_while_nodes_are_killed() {
         handed_out: AtomicU64::new(0),
         end: AtomicI64::new(0),
     });
-    world.event(r#"{"run":{"id":"share","idempotent":false,"live_ms":120000}}"#.to_owned());
+    world.event(r#"{"run":{"id":"share","idempotent":false,"live_ms":60000}}"#.to_owned());
     world.event(format!(r#"{{"share":{{"group":"{GROUP}","limit":5}}}}"#));
     let writer = tokio::spawn(write(Arc::clone(&world)));
     let members: Vec<_> =
         (0..MEMBERS).map(|id| tokio::spawn(member(Arc::clone(&world), id))).collect();
-    kill(&world, &mut nodes).await;
+    hurt(&world, &mut nodes).await;
     drain(&world).await;
     writer.await.unwrap();
     for member in members {

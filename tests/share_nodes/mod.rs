@@ -109,6 +109,12 @@ impl Node {
         self.process.wait().unwrap();
     }
 
+    /// SIGSTOP freezes the process, SIGCONT lets it go on.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
     pub(crate) fn kill_and_restart(&mut self) {
         self.kill();
         self.restart();
