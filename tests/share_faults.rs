@@ -33,9 +33,9 @@ const TOPIC: &str = "orders";
 const MEMBERS: u64 = 4;
 const KILLS: u64 = 3;
 const LOCK_MS: u64 = 1000;
-const ANSWER: Duration = Duration::from_secs(5);
-/// Longer than the session of a broker, so that another leads meanwhile.
-const FREEZE: Duration = Duration::from_secs(4);
+const ANSWER: Duration = Duration::from_secs(2);
+/// Longer than the session of a broker and than members wait, so that another leads meanwhile.
+const FREEZE: Duration = Duration::from_secs(8);
 
 /// Everything goes on; nothing is written, and all that is handed out is accepted; the end.
 const RUNNING: u8 = 0;
