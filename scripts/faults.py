@@ -10,9 +10,12 @@ from node import NotRun
 class Fault:
     """What a round does. `on`: node ids; `cause`: what a failover time is filed under."""
 
-    def __init__(self, on, begin, heal, hold=(1, 4), stale=False, cause=None, durable=None):
+    def __init__(self, on, begin, heal, hold=(1, 4), stale=False, cause=None, durable=None,
+                 forgets=False):
         self.on, self.begin, self.heal, self.hold = on, begin, heal, hold
         self.stale, self.cause, self.durable = stale, cause, durable
+        # Where a log starts is written down once a minute: all replicas at once may forget it.
+        self.forgets = forgets
 
 
 def _restart(nodes):
@@ -22,9 +25,9 @@ def _restart(nodes):
         node.wait_ready(60)
 
 
-def _kill(nodes, cause=None):
+def _kill(nodes, cause=None, forgets=False):
     return Fault([n.id for n in nodes], lambda: [n.kill() for n in nodes],
-                 lambda: _restart(nodes), cause=cause)
+                 lambda: _restart(nodes), cause=cause, forgets=forgets)
 
 
 def kill_leader(world):
@@ -40,7 +43,7 @@ def kill_controller(world):
 
 
 def kill_all(world):
-    return _kill(list(world.cluster.nodes.values()), "kill -9 of all")
+    return _kill(list(world.cluster.nodes.values()), "kill -9 of all", forgets=True)
 
 
 def stop_leader(world):
@@ -98,7 +101,7 @@ def cut_two(world):
     return _cut(world, [(a, b, False)], [a, b], "cut between two")
 
 
-def _power(world, nodes, cause, durable):
+def _power(world, nodes, cause, durable, forgets=False):
     if not world.disks:
         raise NotRun("power cuts need root and loop devices")
 
@@ -113,7 +116,8 @@ def _power(world, nodes, cause, durable):
             world.disks[node.id].unmount()
             world.disks[node.id].mount()
         _restart(nodes)
-    return Fault([n.id for n in nodes], begin, heal, cause=cause, durable=durable)
+    return Fault([n.id for n in nodes], begin, heal, cause=cause, durable=durable,
+                 forgets=forgets)
 
 
 def power_one(world):
@@ -121,7 +125,8 @@ def power_one(world):
 
 
 def power_all(world):
-    return _power(world, list(world.cluster.nodes.values()), "power cut of all", True)
+    return _power(world, list(world.cluster.nodes.values()), "power cut of all", True,
+                  forgets=True)
 
 
 def slow_follower(world):

@@ -25,12 +25,15 @@ def batches(folder):
                 at += 12 + length
 
 
-def read(folder, end):
-    """`(start, end reached, hash, [[epoch, first offset]])` of the batches below `end`."""
+def read(folder, begin, end):
+    """`(start, end reached, hash, [[epoch, first offset]])` of the batches from the one that holds
+    `begin` on, and below `end`."""
     digest, start, reached, epochs = hashlib.sha256(), None, 0, []
     for first, last, epoch, data in batches(folder):
         if last >= end:
             break
+        if last < begin:
+            continue
         start = first if start is None else start
         reached = last + 1
         digest.update(data)
@@ -47,10 +50,11 @@ def segments(cluster, topic, seconds=30):
     for index, row in sorted(partitions.items()):
         leader = cluster.node(row["leader"])
         high = probe.offset(leader.address, topic, index)
+        low = probe.offset(leader.address, topic, index, timestamp=-2)
         for number in row["replicas"]:
             folder = cluster.node(number).data / f"{topic}-{index}"
             while True:
-                start, end, digest, epochs = read(folder, high)
+                start, end, digest, epochs = read(folder, low, high)
                 if end >= high or time.monotonic() > deadline:
                     break
                 time.sleep(0.1)

@@ -1,245 +1,39 @@
 //! Share fetches and acknowledgements (KIP-932) from end to end, by raw frames to a real node: who gets
 //! which records, how often, and what a kill -9, a lost connection or a lock that ends does to them.
 
+mod share_nodes;
+
 use std::{
     collections::BTreeSet,
-    fs,
-    net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    thread::sleep,
     time::{Duration, Instant},
 };
 
+use share_nodes::{GROUP, Node, PATIENCE, Raw};
 use vltava::{
     base::{ErrorCode, Uuid},
-    net::{PeerClient, PeerConfig},
     testing::batches::Batch,
-    wire::{
-        api::{
-            cluster::{InitProducerIdRequest, InitProducerIdResponse},
-            configs::{
-                IncrementalAlterConfigsRequest, IncrementalAlterConfigsResource,
-                IncrementalAlterableConfig,
-            },
-            groups::FindCoordinatorRequest,
-            metadata::{MetadataRequest, MetadataRequestTopic},
-            offsets::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic},
-            produce::{PartitionProduceData, ProduceRequest, TopicProduceData},
-            share_fetch::{
-                AcknowledgePartition, AcknowledgeTopic, AcknowledgementBatch,
-                ShareAcknowledgeRequest, ShareFetchPartition, ShareFetchRequest,
-                ShareFetchResponse, ShareFetchTopic, SharePartitionData,
-            },
-            share_state::{
-                InitializeShareGroupStateRequest, InitializeStateData, InitializeStatePartition,
-            },
-            topics::{CreatableTopic, CreateTopicsRequest, DeleteTopicState, DeleteTopicsRequest},
-            txn::EndTxnRequest,
+    wire::api::{
+        cluster::{InitProducerIdRequest, InitProducerIdResponse},
+        configs::{
+            IncrementalAlterConfigsRequest, IncrementalAlterConfigsResource,
+            IncrementalAlterableConfig,
         },
-        frame::{decode_response, encode_request},
-        message::Request,
-        records::Records,
+        groups::FindCoordinatorRequest,
+        offsets::{DeleteRecordsPartition, DeleteRecordsRequest, DeleteRecordsTopic},
+        share_fetch::{
+            AcknowledgePartition, AcknowledgeTopic, AcknowledgementBatch, ShareAcknowledgeRequest,
+            ShareFetchPartition, ShareFetchRequest, ShareFetchResponse, ShareFetchTopic,
+            SharePartitionData,
+        },
+        topics::{DeleteTopicState, DeleteTopicsRequest},
+        txn::EndTxnRequest,
     },
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const GROUP: &str = "g";
 const ACCEPT: i8 = 1;
 const RELEASE: i8 = 2;
 const REJECT: i8 = 3;
 const RENEW: i8 = 4;
-
-fn vltava(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vltava"));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command
-}
-
-struct Node {
-    config: PathBuf,
-    port: u16,
-    process: Child,
-    _dir: Arc<tempfile::TempDir>,
-}
-
-impl Node {
-    fn start(extra: &str) -> Self {
-        Self::cluster(1, extra).remove(0)
-    }
-
-    /// Nodes that are brokers and controllers; that at `n` has the id `n + 1`.
-    fn cluster(count: usize, extra: &str) -> Vec<Self> {
-        // All are held until all are known, so that none is drawn twice.
-        let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let held: Vec<_> = (0..count * 2).map(|_| bind()).collect();
-        let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
-        drop(held);
-        let dir = Arc::new(tempfile::tempdir().unwrap());
-        let voter = |n: usize| format!("{}@127.0.0.1:{}", n + 1, ports[n * 2]);
-        let voters: Vec<_> = (0..count).map(voter).collect();
-        let start = |n: usize| {
-            let (controller, port) = (ports[n * 2], ports[n * 2 + 1]);
-            let config = dir.path().join(format!("{n}.properties"));
-            let text = format!(
-                "process.roles=broker,controller\nnode.id={}\ncontroller.quorum.voters={}\n\
-                 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-                 controller.listener.names=CONTROLLER\nlog.dirs={at}/data{n}\n\
-                 share.coordinator.state.topic.replication.factor={count}\n\
-                 share.coordinator.state.topic.min.isr={}\n\
-                 share.coordinator.state.topic.num.partitions=2\n\
-                 transaction.state.log.replication.factor={count}\n\
-                 transaction.state.log.min.isr=1\nvltava.log.file={at}/node{n}.log\n{extra}",
-                n + 1,
-                voters.join(","),
-                count.min(2),
-                at = dir.path().display(),
-            );
-            fs::write(&config, text).unwrap();
-            let id = "AAAAAAAAAAAAAAAAAAAABA";
-            let format = ["storage", "format", "-t", id, "-c", config.to_str().unwrap()];
-            assert!(vltava(&format).status().unwrap().success());
-            let process = Self::run(&config);
-            Self { config, port, process, _dir: Arc::clone(&dir) }
-        };
-        let nodes: Vec<_> = (0..count).map(start).collect();
-        nodes.iter().for_each(Self::await_listening);
-        nodes
-    }
-
-    fn run(config: &Path) -> Child {
-        vltava(&["server", "start", config.to_str().unwrap()]).spawn().unwrap()
-    }
-
-    fn await_listening(&self) {
-        let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(start.elapsed() < PATIENCE, "the node does not listen");
-            sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn kill_and_restart(&mut self) {
-        self.kill();
-        self.process = Self::run(&self.config);
-        self.await_listening();
-    }
-
-    async fn member(&self, id: &str) -> Member {
-        Member { raw: Raw::connect(self.port).await, id: id.to_owned(), epoch: 0 }
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-struct Raw(PeerClient);
-
-impl Raw {
-    async fn connect(port: u16) -> Self {
-        let config = PeerConfig { request_timeout: PATIENCE, ..PeerConfig::new() };
-        Self(PeerClient::connect("127.0.0.1", port, &config).await.unwrap())
-    }
-
-    async fn ask<R: Request>(&mut self, request: &R, version: i16) -> R::Response {
-        let frame = encode_request(1, Some("test"), request, version).unwrap();
-        let answer = self.0.call(frame).await.unwrap();
-        decode_response(&answer, version).unwrap().1
-    }
-
-    /// Creates a topic that the group reads from its start.
-    async fn create(&mut self, name: &str) -> Uuid {
-        self.create_with(name, 1).await
-    }
-
-    async fn create_with(&mut self, name: &str, replication_factor: i16) -> Uuid {
-        let topic = CreatableTopic {
-            name: name.to_owned(),
-            num_partitions: 1,
-            replication_factor,
-            ..Default::default()
-        };
-        let request =
-            CreateTopicsRequest { topics: vec![topic], timeout_ms: 30_000, ..Default::default() };
-        let made = self.ask(&request, 7).await;
-        assert_eq!(made.topics[0].error_code, ErrorCode::None);
-        let topic = made.topics[0].topic_id;
-        let start = Instant::now();
-        while self.initialize(topic).await != ErrorCode::None {
-            assert!(start.elapsed() < PATIENCE, "no coordinator");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        topic
-    }
-
-    async fn initialize(&mut self, topic_id: Uuid) -> ErrorCode {
-        let coordinator = FindCoordinatorRequest {
-            key_type: 2,
-            coordinator_keys: vec![format!("{GROUP}:{topic_id}:0")],
-            ..Default::default()
-        };
-        let found = self.ask(&coordinator, 6).await.coordinators.remove(0);
-        if found.error_code != ErrorCode::None {
-            return found.error_code;
-        }
-        let mut coordinator = Self::connect(u16::try_from(found.port).unwrap()).await;
-        let p = InitializeStatePartition { partition: 0, state_epoch: 1, start_offset: 0 };
-        let topic = InitializeStateData { topic_id, partitions: vec![p] };
-        let group_id = GROUP.to_owned();
-        let request = InitializeShareGroupStateRequest { group_id, topics: vec![topic] };
-        coordinator.ask(&request, 0).await.results[0].partitions[0].error_code
-    }
-
-    /// The place of the node that leads the topic's partition, once it is another than `not`.
-    async fn leader(&mut self, topic: &str, not: Option<usize>) -> usize {
-        let named = MetadataRequestTopic { name: Some(topic.to_owned()), ..Default::default() };
-        let request = MetadataRequest { topics: Some(vec![named]), ..Default::default() };
-        let start = Instant::now();
-        loop {
-            let answer = self.ask(&request, 12).await;
-            let partition = answer.topics[0].partitions.first();
-            let leader = partition.and_then(|p| usize::try_from(p.leader_id - 1).ok());
-            match leader.filter(|l| Some(*l) != not) {
-                Some(leader) => return leader,
-                None => assert!(start.elapsed() < PATIENCE, "{answer:?}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn append(&mut self, topic: &str, batch: Batch) {
-        self.append_as(topic, batch, None).await;
-    }
-
-    async fn append_as(&mut self, topic: &str, batch: Batch, transactional_id: Option<&str>) {
-        let partition =
-            PartitionProduceData { index: 0, records: Records::Bytes(batch.bytes().into()) };
-        let topic = TopicProduceData {
-            name: topic.to_owned(),
-            partition_data: vec![partition],
-            ..Default::default()
-        };
-        let request = ProduceRequest {
-            transactional_id: transactional_id.map(str::to_owned),
-            acks: -1,
-            timeout_ms: 30_000,
-            topic_data: vec![topic],
-        };
-        let done = self.ask(&request, 12).await;
-        let code = done.responses[0].partition_responses[0].error_code;
-        assert_eq!(code, ErrorCode::None);
-    }
-}
 
 struct Member {
     raw: Raw,
@@ -265,6 +59,10 @@ fn said(acks: &[(i64, i64, &[i8])]) -> Vec<AcknowledgementBatch> {
 }
 
 impl Member {
+    async fn of(node: &Node, id: &str) -> Self {
+        Self { raw: Raw::connect(node.port).await, id: id.to_owned(), epoch: 0 }
+    }
+
     fn request(&mut self, topic: Uuid, acks: &[(i64, i64, &[i8])]) -> ShareFetchRequest {
         let p = ShareFetchPartition { partition_index: 0, acknowledgement_batches: said(acks) };
         let topics = vec![ShareFetchTopic { topic_id: topic, partitions: vec![p] }];
@@ -339,7 +137,7 @@ fn only(answer: &ShareFetchResponse) -> &SharePartitionData {
 #[tokio::test]
 async fn members_share_records_and_what_they_say_outlives_the_node() {
     let mut node = Node::start("");
-    let (mut a, mut b) = (node.member("a").await, node.member("b").await);
+    let (mut a, mut b) = (Member::of(&node, "a").await, Member::of(&node, "b").await);
     let topic = a.raw.create("orders").await;
     for n in 0..3 {
         a.raw.append("orders", Batch::of(10, 20, n)).await;
@@ -370,7 +168,7 @@ async fn members_share_records_and_what_they_say_outlives_the_node() {
 
     // What was not said anything of is handed out anew.
     node.kill_and_restart();
-    let mut c = node.member("c").await;
+    let mut c = Member::of(&node, "c").await;
     assert_eq!(c.fetch(topic, 100).await, [(25, 29, 2)]);
     assert_eq!(c.say(topic, &[(25, 29, &[ACCEPT])]).await, ErrorCode::None);
     assert!(c.finds_nothing(topic).await);
@@ -382,14 +180,14 @@ async fn a_share_partition_moves_with_its_leader() {
     let mut raw = Raw::connect(nodes[0].port).await;
     let topic = raw.create_with("orders", 3).await;
     let leader = raw.leader("orders", None).await;
-    let mut a = nodes[leader].member("a").await;
+    let mut a = Member::of(&nodes[leader], "a").await;
     a.raw.append("orders", Batch::of(20, 20, 0)).await;
     assert_eq!(a.fetch(topic, 20).await, [(0, 19, 1)]);
     assert_eq!(a.say(topic, &[(0, 9, &[ACCEPT]), (10, 14, &[RELEASE])]).await, ErrorCode::None);
 
     // Another broker says who leads.
     let other = (leader + 1) % 3;
-    let mut b = nodes[other].member("b").await;
+    let mut b = Member::of(&nodes[other], "b").await;
     let request = b.request(topic, &[]);
     let answer = b.raw.ask(&request, 2).await;
     let data = only(&answer);
@@ -399,7 +197,7 @@ async fn a_share_partition_moves_with_its_leader() {
 
     nodes[leader].kill();
     let next = b.raw.leader("orders", Some(leader)).await;
-    let mut c = nodes[next].member("c").await;
+    let mut c = Member::of(&nodes[next], "c").await;
     let (start, mut seen) = (Instant::now(), Vec::new());
     while seen.iter().map(|(from, to, _)| to - from + 1).sum::<i64>() < 10 {
         let request = ShareFetchRequest { max_wait_ms: 500, ..c.request(topic, &[]) };
@@ -415,7 +213,7 @@ async fn a_share_partition_moves_with_its_leader() {
 #[tokio::test]
 async fn a_fetch_waits_for_records_new_ones_or_such_as_come_back() {
     let node = Node::start("");
-    let (mut a, mut b) = (node.member("a").await, node.member("b").await);
+    let (mut a, mut b) = (Member::of(&node, "a").await, Member::of(&node, "b").await);
     let topic = a.raw.create("orders").await;
     let mut other = Raw::connect(node.port).await;
     assert!(a.finds_nothing(topic).await);
@@ -431,7 +229,7 @@ async fn a_fetch_waits_for_records_new_ones_or_such_as_come_back() {
     });
     assert_eq!(second, [(0, 4, 2)]);
     // A member that leaves gives back what it does not speak of.
-    let mut c = node.member("c").await;
+    let mut c = Member::of(&node, "c").await;
     let leaving =
         ShareFetchRequest { share_session_epoch: -1, ..b.request(topic, &[(0, 1, &[1])]) };
     let (third, answer) = tokio::join!(c.fetch(topic, 10), async {
@@ -445,7 +243,7 @@ async fn a_fetch_waits_for_records_new_ones_or_such_as_come_back() {
 #[tokio::test]
 async fn sessions_and_requests_are_checked() {
     let node = Node::start("group.share.max.size=2\ngroup.share.max.share.sessions=2\n");
-    let mut a = node.member("a").await;
+    let mut a = Member::of(&node, "a").await;
     let topic = a.raw.create("orders").await;
     a.raw.append("orders", Batch::of(4, 9, 0)).await;
     let fails = async |m: &mut Member, request: &ShareFetchRequest, code| {
@@ -486,13 +284,13 @@ async fn sessions_and_requests_are_checked() {
         assert_eq!(a.say(topic, acks).await, code, "{acks:?}");
     }
     assert_eq!(a.say(Uuid::ONE, &[(0, 3, &[1])]).await, ErrorCode::UnknownTopicId);
-    let mut b = node.member("b").await;
+    let mut b = Member::of(&node, "b").await;
     assert!(b.finds_nothing(topic).await);
     assert_eq!(b.say(topic, &[(0, 3, &[1])]).await, ErrorCode::InvalidRecordState, "not its own");
     assert_eq!(a.say(topic, &[(0, 3, &[RENEW])]).await, ErrorCode::None);
 
     // One more than there may be waits for its error.
-    let mut c = node.member("c").await;
+    let mut c = Member::of(&node, "c").await;
     let third = ShareFetchRequest { max_wait_ms: 10, ..c.request(topic, &[]) };
     fails(&mut c, &third, ErrorCode::ShareSessionLimitReached).await;
     assert_eq!(a.say(topic, &[(0, 3, &[1])]).await, ErrorCode::None, "it is as it was");
@@ -523,7 +321,7 @@ async fn locks_end_and_records_are_handed_out_so_often_and_no_more() {
         "group.share.min.record.lock.duration.ms=1000\ngroup.share.record.lock.duration.ms=1000\n\
          group.share.delivery.count.limit=2\n",
     );
-    let (mut a, mut b) = (node.member("a").await, node.member("b").await);
+    let (mut a, mut b) = (Member::of(&node, "a").await, Member::of(&node, "b").await);
     let topic = a.raw.create("orders").await;
     a.raw.append("orders", Batch::of(3, 9, 0)).await;
     assert_eq!(a.fetch(topic, 10).await, [(0, 2, 1)]);
@@ -540,7 +338,7 @@ async fn locks_end_and_records_are_handed_out_so_often_and_no_more() {
 #[tokio::test]
 async fn groups_that_read_committed_get_nothing_of_aborted_transactions() {
     let node = Node::start("");
-    let mut a = node.member("a").await;
+    let mut a = Member::of(&node, "a").await;
     let topic = a.raw.create("orders").await;
     let committed = IncrementalAlterableConfig {
         name: "share.isolation.level".to_owned(),
@@ -563,7 +361,7 @@ async fn groups_that_read_committed_get_nothing_of_aborted_transactions() {
         let batch = Batch::of(5, 9, n).by(producer_id, producer_epoch, 0).in_txn();
         a.raw.append_as("orders", batch, Some(&id)).await;
         if n == 2 {
-            let mut other = node.member("b").await;
+            let mut other = Member::of(&node, "b").await;
             let seen = other.fetch_up_to(topic, 11).await;
             let expected: BTreeSet<_> = (0..=5).chain([11]).collect();
             assert_eq!(seen, expected, "nothing aborted, nor what is open");

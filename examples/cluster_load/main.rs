@@ -5,9 +5,11 @@
 //! its end, as the last word on what is there.
 #![expect(clippy::disallowed_methods, reason = "a load outside the crate measures time and files")]
 
+mod cut;
 #[path = "../fault_load/history.rs"]
 #[expect(dead_code, reason = "the part that reads the other load's histories")]
 mod history;
+mod keyed;
 mod produce;
 mod read;
 mod recorder;
@@ -66,6 +68,12 @@ struct LoadArgs {
     producers: u32,
     #[arg(long, default_value_t = 2)]
     consumers: u32,
+    /// Delete records that all consumers have passed, in some partitions.
+    #[arg(long)]
+    cut: bool,
+    /// Write to a compacted topic, too: that of this name and `-keys`.
+    #[arg(long)]
+    keyed: bool,
     /// Records a second, all producers together.
     #[arg(long, default_value_t = 2000)]
     rate: u64,
@@ -87,6 +95,9 @@ struct ScanArgs {
     bootstrap: String,
     #[arg(long)]
     topic: String,
+    /// The topic is the compacted one of a load.
+    #[arg(long)]
+    keyed: bool,
     /// Name of the scan in the history.
     #[arg(long)]
     name: String,
@@ -99,7 +110,7 @@ fn main() -> anyhow::Result<()> {
         Command::Load(args) => load(&args),
         Command::Scan(args) => {
             let recorder = Recorder::create(&args.history)?;
-            read::scan(&args.bootstrap, &args.topic, &args.name, &recorder)?;
+            read::scan(&args, &recorder)?;
             recorder.finish()
         }
     }
@@ -112,13 +123,26 @@ fn load(args: &LoadArgs) -> anyhow::Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     let reading = Arc::new(AtomicBool::new(true));
     watch_stdin(&stop);
+    let positions = cut::Positions::new(args.consumers, args.partitions);
     let sent = thread::scope(|scope| {
         for n in 0..args.consumers {
-            let (recorder, reading) = (&*recorder, &*reading);
-            scope.spawn(move || read::consume(args, n, recorder, reading));
+            let (recorder, positions, reading) = (&*recorder, &positions, &*reading);
+            scope.spawn(move || read::consume(args, n, recorder, positions, reading));
         }
         let (ends, on) = (&*recorder, &*reading);
         scope.spawn(move || read::ends(args, ends, on));
+        if args.keyed {
+            let (recorder, on) = (Arc::clone(&recorder), &*reading);
+            scope.spawn(move || {
+                keyed::produce(args, run, &recorder, on).map_err(|e| eprintln!("{e}"))
+            });
+        }
+        if args.cut {
+            let (recorder, positions, on) = (&*recorder, &positions, &*reading);
+            scope.spawn(move || {
+                cut::cut(args, recorder, positions, on).map_err(|e| eprintln!("{e}"))
+            });
+        }
         let producers: Vec<_> = (0..args.producers)
             .map(|n| {
                 let (recorder, stop) = (Arc::clone(&recorder), &*stop);
@@ -158,8 +182,11 @@ fn create(args: &LoadArgs, recorder: &Recorder) -> anyhow::Result<()> {
     if args.durable {
         new = new.set("flush.messages", "1");
     }
+    let keys = keyed::name(&args.topic);
+    let keys = args.keyed.then(|| keyed::topic(&keys, args, &min_isr));
     let began = recorder.now();
-    let results = runtime.block_on(admin.create_topics([&new], &AdminOptions::new()))?;
+    let all = std::iter::once(&new).chain(&keys);
+    let results = runtime.block_on(admin.create_topics(all, &AdminOptions::new()))?;
     for result in results {
         match result {
             Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -170,6 +197,9 @@ fn create(args: &LoadArgs, recorder: &Recorder) -> anyhow::Result<()> {
         r#"{{"topic":{{"name":"{}","replicas":{},"min_isr":{}}}}}"#,
         args.topic, args.replicas, args.min_isr
     ));
+    if args.keyed {
+        recorder.event(format_args!("{}", keyed::promise(args)));
+    }
     let now = recorder.now();
     recorder.event(format_args!(r#"{{"admin":{{"op":"create","t":[{began},{now}]}}}}"#));
     Ok(())

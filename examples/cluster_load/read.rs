@@ -15,7 +15,9 @@ use rdkafka::{
 };
 
 use crate::{
-    LoadArgs, history,
+    LoadArgs, ScanArgs,
+    cut::Positions,
+    history, keyed,
     recorder::{Recorder, plain},
 };
 
@@ -29,7 +31,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Lists of `[offset,"value"]` by partition.
 type Batch = BTreeMap<i32, String>;
 
-fn client(bootstrap: &str) -> anyhow::Result<BaseConsumer> {
+/// What names a record.
+type Named = fn(&BorrowedMessage<'_>) -> String;
+
+pub(crate) fn client(bootstrap: &str) -> anyhow::Result<BaseConsumer> {
     Ok(ClientConfig::new()
         .set("bootstrap.servers", bootstrap)
         .set("group.id", "reader")
@@ -46,7 +51,7 @@ fn client(bootstrap: &str) -> anyhow::Result<BaseConsumer> {
 
 /// What names a record wholly: the name in its value, when every byte of value, key and header is
 /// the one that was sent.
-fn identity(m: &BorrowedMessage<'_>) -> String {
+pub(crate) fn identity(m: &BorrowedMessage<'_>) -> String {
     let text = m.payload().and_then(|v| str::from_utf8(v).ok());
     let Some((run, producer, seq)) = text.and_then(history::name) else {
         let shown: String = text.unwrap_or("no text").chars().take(60).collect();
@@ -59,10 +64,10 @@ fn identity(m: &BorrowedMessage<'_>) -> String {
     format!("{run}/{producer}/{seq}{changed}")
 }
 
-fn gather(batch: &mut Batch, m: &BorrowedMessage<'_>) {
+fn gather(batch: &mut Batch, m: &BorrowedMessage<'_>, named: Named) {
     let list = batch.entry(m.partition()).or_default();
     let comma = if list.is_empty() { "" } else { "," };
-    let _ = write!(list, r#"{comma}[{},"{}"]"#, m.offset(), identity(m));
+    let _ = write!(list, r#"{comma}[{},"{}"]"#, m.offset(), named(m));
 }
 
 /// Follows all partitions from their start until `on` ends.
@@ -70,6 +75,7 @@ pub(crate) fn consume(
     args: &LoadArgs,
     id: u32,
     recorder: &Recorder,
+    positions: &Positions,
     on: &AtomicBool,
 ) -> anyhow::Result<()> {
     let consumer = client(&args.bootstrap)?;
@@ -88,7 +94,8 @@ pub(crate) fn consume(
         while count < BATCH_MAX && since.elapsed() < BATCH_TIME {
             match consumer.poll(Duration::from_millis(20)) {
                 Some(Ok(m)) => {
-                    gather(&mut batch, &m);
+                    gather(&mut batch, &m, identity);
+                    positions.passed(id, m.partition(), m.offset() + 1);
                     count += 1;
                 }
                 Some(Err(error)) => tell(id, &error, recorder),
@@ -138,17 +145,15 @@ pub(crate) fn ends(args: &LoadArgs, recorder: &Recorder, on: &AtomicBool) -> any
 }
 
 /// Reads every partition from its start to its end.
-pub(crate) fn scan(
-    bootstrap: &str,
-    topic: &str,
-    name: &str,
-    recorder: &Recorder,
-) -> anyhow::Result<()> {
-    let consumer = client(bootstrap)?;
+pub(crate) fn scan(args: &ScanArgs, recorder: &Recorder) -> anyhow::Result<()> {
+    let (topic, name) = (&args.topic, &args.name);
+    let named: Named = if args.keyed { keyed::identity } else { identity };
+    let consumer = client(&args.bootstrap)?;
     let metadata = consumer.fetch_metadata(Some(topic), PATIENCE)?;
     let found = metadata.topics().first().map_or(&[][..], |t| t.partitions());
     anyhow::ensure!(!found.is_empty(), "{topic} has no partitions");
-    let mut left = BTreeMap::new();
+    let (mut left, mut bounds) = (BTreeMap::new(), Vec::new());
+    let began = recorder.now();
     let mut assignment = TopicPartitionList::new();
     for p in found.iter().map(|p| p.id()) {
         let (start, end) = patiently(|| consumer.fetch_watermarks(topic, p, PATIENCE))?;
@@ -156,9 +161,7 @@ pub(crate) fn scan(
             assignment.add_partition_offset(topic, p, Offset::Offset(start))?;
             left.insert(p, end);
         }
-        recorder.event(format_args!(
-            r#"{{"scanned":{{"s":"{name}","tp":["{topic}",{p}],"start":{start},"end":{end}}}}}"#
-        ));
+        bounds.push((p, start, end));
     }
     consumer.assign(&assignment)?;
     let mut last = Instant::now();
@@ -168,7 +171,7 @@ pub(crate) fn scan(
             let Some(message) = consumer.poll(Duration::from_millis(50)) else { continue };
             let Ok(m) = message else { continue };
             last = Instant::now();
-            gather(&mut batch, &m);
+            gather(&mut batch, &m, named);
             if left.get(&m.partition()).is_some_and(|end| m.offset() + 1 >= *end) {
                 left.remove(&m.partition());
             }
@@ -182,6 +185,12 @@ pub(crate) fn scan(
             recorder.finish()?;
             anyhow::bail!("no record for {PATIENCE:?}; missing up to {left:?}");
         }
+    }
+    let now = recorder.now();
+    for (p, start, end) in bounds {
+        recorder.event(format_args!(
+            r#"{{"scanned":{{"s":"{name}","tp":["{topic}",{p}],"start":{start},"end":{end},"t":[{began},{now}]}}}}"#
+        ));
     }
     Ok(())
 }

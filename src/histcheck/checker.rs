@@ -10,7 +10,10 @@ use super::{
     HistoryError, Point, Verdict, Window, cluster,
     event::{Assign, Ends, Event, Poll, Read, Run, Scan, Scanned, Send, Topic, Tp},
     groups::Positions,
+    metadata::Metadata,
     offsets::{Seen, Values},
+    retention::Cuts,
+    share::Shares,
     txns::Txns,
 };
 
@@ -68,6 +71,8 @@ pub(super) struct Scanning {
     pub(super) done: Option<(i64, i64)>,
     /// At isolation level read_committed.
     pub(super) committed: bool,
+    /// When its start was asked for and all was read, if that is known.
+    pub(super) t: Option<(u64, u64)>,
 }
 
 /// An answer of ListOffsets.
@@ -103,6 +108,8 @@ pub(super) struct Promise {
     pub(super) replicas: u32,
     pub(super) min_isr: u32,
     pub(super) compacted: bool,
+    pub(super) retention_ms: Option<u64>,
+    pub(super) delete_retention_ms: Option<u64>,
 }
 
 /// Offsets that a consumer was moved over.
@@ -146,6 +153,9 @@ pub struct Checker {
     pub(super) positions_of_groups: Positions,
     pub(super) txns: Txns,
     pub(super) cluster: cluster::Cluster,
+    pub(super) cuts: Cuts,
+    pub(super) shares: Shares,
+    pub(super) metadata: Metadata,
 }
 
 /// Faults and operations kept for the timeline.
@@ -223,8 +233,17 @@ impl Checker {
             Event::Nemesis(nemesis) => {
                 self.timeline(format!("{} {} {:?}", nemesis.t, nemesis.what, nemesis.on));
                 self.cluster.nemesis(&nemesis);
+                self.cuts.nemesis(&nemesis);
             }
             Event::Live(live) => self.cluster.live(&live),
+            Event::Share(share) => self.share(&share)?,
+            Event::Acquired(acquired) => self.acquired(&acquired)?,
+            Event::Unheard(unheard) => self.unheard(&unheard)?,
+            Event::Acked(acked) => self.acked(&acked)?,
+            Event::Left(left) => self.left(&left)?,
+            Event::Drained(drained) => self.drained(&drained)?,
+            Event::DeleteRecords(cut) => self.delete_records(&cut)?,
+            Event::Meta(meta) => self.meta(&meta)?,
         }
         Ok(())
     }
@@ -254,8 +273,13 @@ impl Checker {
             let rule = "from 1 to the number of replicas";
             return Err(HistoryError::Field { field: "topic.min_isr", value, rule });
         }
-        let Topic { replicas, min_isr, compacted, .. } = *topic;
-        let promise = Promise { replicas, min_isr, compacted };
+        let promise = Promise {
+            replicas: topic.replicas,
+            min_isr: topic.min_isr,
+            compacted: topic.compacted,
+            retention_ms: topic.retention_ms,
+            delete_retention_ms: topic.delete_retention_ms,
+        };
         self.topics.insert(topic.name.clone().into_owned(), promise);
         Ok(())
     }
@@ -309,7 +333,7 @@ impl Checker {
         }
     }
 
-    fn read(&mut self, tp: u32, records: &[Read<'_>]) -> Result<(), HistoryError> {
+    pub(super) fn read(&mut self, tp: u32, records: &[Read<'_>]) -> Result<(), HistoryError> {
         for (offset, value) in records {
             not_negative("r.offset", *offset)?;
             self.put(tp, *offset, fingerprint(value), value);
@@ -330,6 +354,7 @@ impl Checker {
         let (consumer, tp) = (self.names.id(&poll.c)?, self.tp(&poll.tp)?);
         let (_, completed) = in_order("poll.t", poll.t)?;
         self.read(tp, &poll.r)?;
+        self.direct(tp, poll);
         if let Some(group) = &poll.group {
             let group = self.names.id(group)?;
             let delivered = self.groups.entry((group, tp)).or_default();
@@ -412,6 +437,7 @@ impl Checker {
         let end = not_negative("scanned.end", scanned.end)?;
         let scanning = self.partitions[tp as usize].scans.entry(id).or_default();
         scanning.done = Some((start, end));
+        scanning.t = scanned.t.map(|t| in_order("scanned.t", t)).transpose()?;
         Ok(())
     }
 }

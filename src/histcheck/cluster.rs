@@ -166,6 +166,10 @@ pub(super) struct Cluster {
     /// Since when readers may be behind, and the times when that was over.
     stale_since: Option<u64>,
     stale: Vec<(u64, u64)>,
+    /// Since when there may be no leader, or a broker that hears nothing of the controller, and from
+    /// when to when: from a fault until somebody found that all was well.
+    blind_since: Option<u64>,
+    blind: Vec<(u64, u64)>,
     /// When the cluster was last healed, and not yet found to be well.
     healed: Option<u64>,
     lives: Vec<(u64, u64, Vec<String>)>,
@@ -194,13 +198,19 @@ impl Cluster {
                 self.stale.push((since, seen.t));
             }
             self.unanswered.extend(self.healed.replace(seen.t));
-        } else if seen.stale && self.stale_since.is_none() {
+            return;
+        }
+        self.blind_since.get_or_insert(seen.t);
+        if seen.stale && self.stale_since.is_none() {
             self.stale_since = Some(seen.t);
         }
     }
 
     pub(super) fn live(&mut self, seen: &Live<'_>) {
         self.healed = None;
+        if let Some(since) = self.blind_since.take_if(|_| seen.left.is_empty()) {
+            self.blind.push((since, seen.t));
+        }
         let left = seen.left.iter().map(|l| l.clone().into_owned()).collect();
         self.lives.push((seen.t, seen.ms, left));
     }
@@ -211,6 +221,20 @@ impl Cluster {
         let open = self.stale_since.map(|since| (since, u64::MAX));
         let all = self.stale.iter().copied().chain(open);
         all.into_iter().any(|(from, to)| t.1 >= from && t.0 <= to.saturating_add(grace))
+    }
+
+    /// Since when a broker that answered between these times may have heard nothing of the
+    /// controller, if so. `lag`: how far it may be behind in any case, in microseconds.
+    pub(super) fn blind_from(&self, t: (u64, u64), lag: u64) -> Option<u64> {
+        let open = self.blind_since.map(|since| (since, u64::MAX));
+        let all = self.blind.iter().copied().chain(open);
+        let near = all.filter(|(from, to)| t.1 >= *from && t.0 <= to.saturating_add(lag));
+        near.map(|(from, _)| from).min()
+    }
+
+    /// Whether all was well between these times: then leaders stay.
+    pub(super) fn is_calm(&self, t: (u64, u64)) -> bool {
+        self.blind_from(t, 0).is_none()
     }
 
     pub(super) fn settle(&self, live_ms: u64, verdict: &mut Verdict) {

@@ -61,6 +61,22 @@ pub(super) enum Event<'a> {
     Live(Live<'a>),
     #[serde(borrow)]
     Admin(Admin<'a>),
+    #[serde(borrow)]
+    Share(Share<'a>),
+    #[serde(borrow)]
+    Acquired(Acquired<'a>),
+    #[serde(borrow)]
+    Unheard(Unheard<'a>),
+    #[serde(borrow)]
+    Acked(Acked<'a>),
+    #[serde(borrow)]
+    Left(Left<'a>),
+    #[serde(borrow)]
+    Drained(Drained<'a>),
+    #[serde(borrow)]
+    DeleteRecords(DeleteRecords<'a>),
+    #[serde(borrow)]
+    Meta(Meta<'a>),
 }
 
 /// What the run promised; the checker holds it to that. Defaults are the strict ones.
@@ -75,8 +91,11 @@ pub(super) struct Run {
     pub(super) idempotent: bool,
     /// Leaders may come from outside the ISR.
     pub(super) unclean: bool,
-    /// Retention or DeleteRecords may take records away at the start.
+    /// Records may go at the start of a log at any time, by size or by settings that are not told.
     pub(super) retention: bool,
+    /// How far a broker may be behind the controller when it answers what it knows of topics and
+    /// settings, in milliseconds; 0: not at all. After a fault: until somebody found all to be well.
+    pub(super) lag_ms: u64,
     /// Liveness after the last fault, in milliseconds.
     pub(super) live_ms: u64,
 }
@@ -90,6 +109,7 @@ impl Default for Run {
             idempotent: true,
             unclean: false,
             retention: false,
+            lag_ms: 0,
             live_ms: 10_000,
         }
     }
@@ -105,6 +125,10 @@ pub(super) struct Topic<'a> {
     /// Of each key only the last record has to stay.
     #[serde(default)]
     pub(super) compacted: bool,
+    /// The shortest `retention.ms` of the run, if records may go by age.
+    pub(super) retention_ms: Option<u64>,
+    /// The shortest `delete.retention.ms` of the run, if it is known.
+    pub(super) delete_retention_ms: Option<u64>,
 }
 
 /// A record handed to a producer, and its outcome: `ok` (its offset), `fail` (an error after which
@@ -170,6 +194,9 @@ pub(super) struct Poll<'a> {
     /// At isolation level read_committed.
     #[serde(default)]
     pub(super) committed: bool,
+    /// What was asked of the broker at `t`, and not what the client had fetched before.
+    #[serde(default)]
+    pub(super) direct: bool,
     #[serde(borrow)]
     pub(super) r: Vec<Read<'a>>,
 }
@@ -287,6 +314,8 @@ pub(super) struct Scanned<'a> {
     pub(super) tp: Tp<'a>,
     pub(super) start: i64,
     pub(super) end: i64,
+    /// When its start was asked for, and when all was read.
+    pub(super) t: Option<(u64, u64)>,
 }
 
 /// A partition's state as the metadata log or an answer of Metadata has it.
@@ -367,6 +396,10 @@ pub(super) struct Nemesis<'a> {
     /// readers may be behind, as with Kafka.
     #[serde(default)]
     pub(super) stale: bool,
+    /// All replicas of a partition may forget where they said that its log starts: Kafka writes that
+    /// down once a minute.
+    #[serde(default)]
+    pub(super) forgets: bool,
 }
 
 /// How the cluster came back: `ms` after the heal, `left` names what did not.
@@ -388,4 +421,162 @@ pub(super) struct Admin<'a> {
     pub(super) t: (u64, u64),
     #[serde(borrow)]
     pub(super) error: Option<Cow<'a, str>>,
+}
+
+/// What the members of a share group are promised.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Share<'a> {
+    #[serde(borrow)]
+    pub(super) group: Cow<'a, str>,
+    /// `share.delivery.count.limit`.
+    pub(super) limit: u32,
+}
+
+/// A member of a share group was handed out the records from `first` to `last`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Acquired<'a> {
+    #[serde(borrow)]
+    pub(super) group: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) m: Cow<'a, str>,
+    pub(super) tp: Tp<'a>,
+    pub(super) t: (u64, u64),
+    pub(super) first: i64,
+    /// Inclusive.
+    pub(super) last: i64,
+    /// The delivery count.
+    pub(super) n: u32,
+    /// For how long they are locked; without it nothing is concluded from the lock's time.
+    pub(super) lock_ms: Option<u64>,
+    /// The records, where they were looked at.
+    #[serde(borrow, default)]
+    pub(super) r: Vec<Read<'a>>,
+}
+
+/// A member asked for records, and no answer came: it may have been handed out some, at any time
+/// between `t.0` and `t.1`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Unheard<'a> {
+    #[serde(borrow)]
+    pub(super) group: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) m: Cow<'a, str>,
+    pub(super) tp: Tp<'a>,
+    pub(super) t: (u64, u64),
+}
+
+/// A member said what became of records, and was told whether that counts.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Acked<'a> {
+    #[serde(borrow)]
+    pub(super) group: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) m: Cow<'a, str>,
+    pub(super) tp: Tp<'a>,
+    pub(super) t: (u64, u64),
+    pub(super) first: i64,
+    /// Inclusive.
+    pub(super) last: i64,
+    pub(super) kind: AckKind,
+    /// The error after which it certainly does not count.
+    #[serde(borrow)]
+    pub(super) fail: Option<Cow<'a, str>>,
+    /// The error behind an outcome that is not known.
+    #[serde(borrow)]
+    pub(super) info: Option<Cow<'a, str>>,
+}
+
+/// What a member says of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum AckKind {
+    Gap,
+    Accept,
+    Release,
+    Reject,
+    Renew,
+}
+
+/// From `t` on a member may have lost what it had: its session, its connection or itself ended.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Left<'a> {
+    #[serde(borrow)]
+    pub(super) group: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) m: Cow<'a, str>,
+    pub(super) t: u64,
+}
+
+/// At the end of the run nothing from `from` to before `to` was handed out any more.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drained<'a> {
+    #[serde(borrow)]
+    pub(super) group: Cow<'a, str>,
+    pub(super) tp: Tp<'a>,
+    pub(super) from: i64,
+    pub(super) to: i64,
+}
+
+/// DeleteRecords: `ok` (the low watermark that was answered), `fail` (certainly not done), or
+/// neither.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DeleteRecords<'a> {
+    pub(super) tp: Tp<'a>,
+    /// What lies below is to go; -1: all.
+    pub(super) before: i64,
+    pub(super) t: (u64, u64),
+    pub(super) ok: Option<i64>,
+    #[serde(borrow)]
+    pub(super) fail: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    pub(super) info: Option<Cow<'a, str>>,
+}
+
+/// An operation on one key of the metadata, a topic or a setting. Without `fail` and `info` it was
+/// answered and done.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Meta<'a> {
+    #[serde(borrow)]
+    pub(super) key: Cow<'a, str>,
+    pub(super) op: MetaOp,
+    /// What is written or was read: a topic's id, a setting's value; nothing: there is none.
+    #[serde(borrow)]
+    pub(super) v: Option<Cow<'a, str>>,
+    pub(super) t: (u64, u64),
+    /// The broker, and its incarnation, that answered a read: it never goes back.
+    #[serde(borrow)]
+    pub(super) via: Option<Cow<'a, str>>,
+    /// Creation or deletion was answered with "it is so already": by another, or by an attempt of
+    /// itself, as brokers repeat what they hand on.
+    #[serde(default)]
+    pub(super) already: bool,
+    /// The error after which it certainly did nothing.
+    #[serde(borrow)]
+    pub(super) fail: Option<Cow<'a, str>>,
+    /// The error behind an outcome that is not known.
+    #[serde(borrow)]
+    pub(super) info: Option<Cow<'a, str>>,
+}
+
+/// What an operation does to its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum MetaOp {
+    /// Where there was nothing.
+    Create,
+    /// What is there.
+    Delete,
+    /// Whatever was there before.
+    Set,
+    /// The same: nothing is there then.
+    Unset,
+    Read,
 }

@@ -42,6 +42,20 @@ pub fn excerpt(window: &Window, line: &str) -> Option<String> {
             Some(line.to_owned())
         }
         Event::Term(_) | Event::Voters(_) => window.tp.is_none().then(|| line.to_owned()),
+        Event::Meta(m) => {
+            let named = window.key.as_deref() == Some(&*m.key);
+            (named && inside(window, m.t)).then(|| line.to_owned())
+        }
+        Event::DeleteRecords(d) => of(window, &d.tp, line),
+        Event::Acquired(a) => shared(window, &a.group, &a.tp, (a.first, a.last), line),
+        Event::Acked(a) => shared(window, &a.group, &a.tp, (a.first, a.last), line),
+        Event::Drained(d) => shared(window, &d.group, &d.tp, (d.from, d.to), line),
+        Event::Left(l) => {
+            let named = window.group.as_deref() == Some(&*l.group);
+            (named && inside(window, (l.t, l.t))).then(|| line.to_owned())
+        }
+        Event::Unheard(u) => shared(window, &u.group, &u.tp, (0, i64::MAX), line),
+        Event::Share(s) => (window.group.as_deref() == Some(&*s.group)).then(|| line.to_owned()),
         Event::Topic(_) | Event::Admin(_) => None,
     }
 }
@@ -56,6 +70,18 @@ fn same(window: &Window, tp: &Tp<'_>) -> bool {
 
 fn of(window: &Window, tp: &Tp<'_>, line: &str) -> Option<String> {
     same(window, tp).then(|| line.to_owned())
+}
+
+fn shared(
+    window: &Window,
+    group: &str,
+    tp: &Tp<'_>,
+    (first, last): (i64, i64),
+    line: &str,
+) -> Option<String> {
+    let here = window.offsets.is_some_and(|(a, b)| first <= b && last >= a);
+    let named = window.group.as_deref() == Some(group);
+    (same(window, tp) && here && named).then(|| line.to_owned())
 }
 
 fn at(window: &Window, tp: &Tp<'_>, offset: i64) -> bool {

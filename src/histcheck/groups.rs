@@ -1,13 +1,12 @@
-//! Groups and compaction: one owner of a partition in an epoch, positions that never go back, the last
-//! record of each key.
+//! Groups: one owner of a partition in an epoch, positions that never go back.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Checker, HistoryError, Point,
-    checker::{Partition, Sent, in_order, not_negative},
+    checker::{in_order, not_negative},
     event::{Commit, Fetched, Owns},
-    settle::{ByValue, Found},
+    settle::Found,
     txns::Fate,
 };
 
@@ -106,34 +105,4 @@ pub(super) fn settle(checker: &mut Checker, fates: &[Fate]) {
             found.tell(&mut checker.verdict, part);
         }
     }
-}
-
-/// The last record of each key is in every scan, unless it deletes the key. Gives how many keys were
-/// looked at.
-pub(super) fn last_of_keys(
-    checker: &Checker,
-    part: &Partition,
-    by_value: &ByValue,
-) -> (u64, Vec<Found>) {
-    let mut last: BTreeMap<u64, (i64, &Sent)> = BTreeMap::new();
-    for (offset, value) in part.values.iter() {
-        let sent = by_value.get(&value).map(|at| &checker.sends[*at as usize]);
-        if let Some(sent) = sent.filter(|s| s.key != 0) {
-            last.insert(sent.key, (offset, sent));
-        }
-    }
-    let mut out = Vec::new();
-    for (id, scan) in &part.scans {
-        let Some((start, end)) = scan.done else { continue };
-        for (offset, sent) in last.values().filter(|(_, s)| !s.tombstone) {
-            let gone = *offset < start && checker.run.retention;
-            if *offset < end && !gone && !scan.seen.has(*offset) {
-                let name = checker.names.name(*id);
-                let who = format!("{}/{}", checker.names.name(sent.producer), sent.n);
-                let why = format!("{who} is the last of its key and not in scan {name}");
-                out.push(Found::at(Point::Compaction, *offset, sent.value, why));
-            }
-        }
-    }
-    (last.len() as u64, out)
 }

@@ -3,20 +3,30 @@
 //! place in the order of rooms; `cli/histcheck.rs` reads the files.
 //!
 //! Lines are taken one at a time and thrown away; what stays is 72 bytes a send, 8 bytes an offset
-//! and a bit an offset for each reader that must see all. The order of the lines matters only
-//! within one process (a consumer's polls, a nemesis' faults), so that each process may write a
-//! file of its own.
+//! and a bit an offset for each reader that must see all, and a few dozen bytes for each delivery and
+//! acknowledgement of a share group (of records in a row) and each operation on the metadata. The
+//! order of the lines matters only within one process (a consumer's polls, a nemesis' faults), so
+//! that each process may write a file of its own.
 
 mod checker;
 mod cluster;
+mod compaction;
 mod event;
 mod excerpt;
 mod groups;
+mod metadata;
 mod offsets;
+mod orders;
+mod retention;
 mod settle;
+mod share;
 mod txns;
 mod verdict;
 
+#[cfg(test)]
+mod admin_tests;
+#[cfg(test)]
+mod share_tests;
 #[cfg(test)]
 mod tests;
 

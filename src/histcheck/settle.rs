@@ -8,7 +8,7 @@ use std::{
 use super::{
     Checker, HistoryError, Point, Verdict, Window,
     checker::{EndsSeen, FAILED, NO_TXN, Partition, Sent, UNKNOWN},
-    cluster, groups, txns,
+    cluster, compaction, groups, retention, txns,
 };
 
 /// Fingerprints are hashes already.
@@ -60,8 +60,8 @@ impl Checker {
             from += sends.len();
             let part = &self.partitions[tp];
             let promise = self.topics.get(&part.topic).copied();
-            if promise.is_some_and(|t| t.compacted) {
-                let (looked, found) = groups::last_of_keys(&self, part, &by_value);
+            if let Some(promise) = promise.filter(|p| p.compacted) {
+                let (looked, found) = compaction::judge(&self, part, promise, &by_value);
                 self.verdict.saw(Point::Compaction, looked);
                 found.into_iter().for_each(|f| f.tell(&mut self.verdict, part));
             }
@@ -72,7 +72,7 @@ impl Checker {
             kept(&self, part, sends, known)
                 .into_iter()
                 .for_each(|f| f.tell(&mut self.verdict, part));
-            let late = behind(&self, part, sends);
+            let late = behind(&self, tp as u32, part, sends);
             if !part.ends.is_empty() {
                 self.verdict.saw(Point::RealTime, part.ends.len() as u64);
             }
@@ -93,10 +93,19 @@ impl Checker {
             }
         }
         self.delivered(known);
+        retention::settle(&mut self, &by_value);
+        self.settle_shares();
+        self.settle_metadata();
         groups::settle(&mut self, &fates);
         self.cluster.settle(self.run.live_ms, &mut self.verdict);
         self.verdict.run = self.replay();
         Ok(self.verdict)
+    }
+
+    /// Whether a record may have gone from the start of its log at some time.
+    fn ever_gone(&self, known: Known<'_>, tp: u32, (offset, value): (i64, u64)) -> bool {
+        let sent = known.by_value.get(&value).map(|at| &self.sends[*at as usize]);
+        self.may_be_gone(tp, offset, sent, u64::MAX)
     }
 
     pub(super) fn compacts(&self, part: &Partition) -> bool {
@@ -158,7 +167,9 @@ impl Checker {
         for gap in &self.gaps {
             let part = &self.partitions[gap.tp as usize];
             let mut over = part.values.range(gap.from, gap.to);
-            let due = |v: &(i64, u64)| known.must_show(self, v.1, gap.committed);
+            let due = |v: &(i64, u64)| {
+                known.must_show(self, v.1, gap.committed) && !self.ever_gone(known, gap.tp, *v)
+            };
             let Some((offset, value)) = over.find(due).filter(|_| !self.compacts(part)) else {
                 continue;
             };
@@ -174,7 +185,9 @@ impl Checker {
                 continue;
             }
             let skipped = part.values.range(from, delivered.commit).filter(|(o, v)| {
-                !delivered.seen.has(*o) && known.must_show(self, *v, delivered.committed)
+                !delivered.seen.has(*o)
+                    && known.must_show(self, *v, delivered.committed)
+                    && !self.ever_gone(known, *tp, (*o, *v))
             });
             let skipped: Vec<_> = skipped.collect();
             for (offset, value) in skipped {
@@ -290,7 +303,9 @@ fn kept(checker: &Checker, part: &Partition, sends: &[Sent], known: Known<'_>) -
         let all = !checker.compacts(part);
         let due = |s: &&Sent| s.offset >= 0 && all && (!scan.committed || known.stands(s));
         for sent in sends.iter().filter(due) {
-            let gone = sent.offset < start && checker.run.retention;
+            let until = scan.t.map_or(u64::MAX, |t| t.1);
+            let gone =
+                sent.offset < start && checker.may_be_gone(sent.tp, sent.offset, Some(sent), until);
             if !gone && !scan.seen.has(sent.offset) {
                 let why = format!(
                     "{} was acknowledged and is not in scan {name}, from {start} to {end}",
@@ -313,14 +328,17 @@ fn kept(checker: &Checker, part: &Partition, sends: &[Sent], known: Known<'_>) -
 }
 
 /// Answers of ListOffsets that are behind what was seen before they were asked for.
-fn behind(checker: &Checker, part: &Partition, sends: &[Sent]) -> Vec<Found> {
+fn behind(checker: &Checker, tp: u32, part: &Partition, sends: &[Sent]) -> Vec<Found> {
     if part.ends.is_empty() {
         return Vec::new();
     }
     let acks = sends.iter().filter(|s| s.offset >= 0).map(|s| (s.completed, s.offset + 1));
     let told = part.ends.iter().map(|e| (e.t.1, e.end));
     let ends = highest(acks.chain(told).chain(part.polled.iter().copied()).collect());
-    let starts = highest(part.ends.iter().map(|e| (e.t.1, e.start)).collect());
+    // A leader may die that alone knew of a start which nobody answered for: `retention` judges
+    // those that were.
+    let starts = part.ends.iter().filter(|_| !checker.shrinks(tp));
+    let starts = highest(starts.map(|e| (e.t.1, e.start)).collect());
     let grace = checker.run.live_ms.saturating_mul(1000);
     let fresh = |e: &&EndsSeen| !checker.cluster.may_be_stale(e.t, grace);
     let mut out = Vec::new();

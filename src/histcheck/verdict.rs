@@ -27,8 +27,15 @@ pub enum Point {
     /// A partition with two owners in one epoch of a group, or a committed position that went back
     /// or that nobody committed.
     Groups = 10,
-    /// Compaction took the last record of a key.
+    /// A record of a share group that two had at once, or that was handed out again after it was done
+    /// with or too often, or never.
+    Share = 11,
+    /// Compaction took the last record of a key, or a deletion before its time.
     Compaction = 12,
+    /// Records went from the start of a log before they might, or were there after they had gone.
+    Retention = 13,
+    /// Operations on a topic or a setting that fit into no order, or a topic id that was used twice.
+    Metadata = 14,
     /// Two leaders in one epoch or term, or voters changed more than one at a time.
     Leadership = 15,
     /// Acknowledged with too few in sync, or a leader from outside the in-sync set.
@@ -41,7 +48,7 @@ pub enum Point {
 
 impl Point {
     /// All points, in their order.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 18] = [
         Self::Lost,
         Self::Phantom,
         Self::FailedAppears,
@@ -52,7 +59,10 @@ impl Point {
         Self::RealTime,
         Self::Transactions,
         Self::Groups,
+        Self::Share,
         Self::Compaction,
+        Self::Retention,
+        Self::Metadata,
         Self::Leadership,
         Self::InSync,
         Self::Replicas,
@@ -79,7 +89,10 @@ impl fmt::Display for Point {
             Self::RealTime => "real time",
             Self::Transactions => "transactions",
             Self::Groups => "groups",
+            Self::Share => "share groups",
             Self::Compaction => "compaction",
+            Self::Retention => "retention",
+            Self::Metadata => "metadata",
             Self::Leadership => "leadership",
             Self::InSync => "in sync",
             Self::Replicas => "replicas differ",
@@ -111,6 +124,10 @@ pub struct Window {
     pub(super) values: Vec<u64>,
     /// The transaction concerned.
     pub txn: Option<String>,
+    /// The share group concerned.
+    pub group: Option<String>,
+    /// The key of the metadata concerned.
+    pub key: Option<String>,
     /// From when to when, in microseconds of the history's clock, if that is known.
     pub times: Option<(u64, u64)>,
 }
@@ -124,6 +141,8 @@ pub struct Verdict {
     pub counts: BTreeMap<Point, u64>,
     /// How many observations each point was held against; none means that it is not proved.
     pub observed: BTreeMap<Point, u64>,
+    /// Keys of the metadata whose search was given up: nothing is proved of these.
+    pub undecided: Vec<String>,
     /// Run id, seed and replay command, as the history names them.
     pub run: String,
     /// Faults and administrative operations, with their times.
@@ -171,6 +190,10 @@ impl fmt::Display for Verdict {
         }
         if !unseen.is_empty() {
             writeln!(f, "not proved, for want of events: points {}", unseen.join(", "))?;
+        }
+        if !self.undecided.is_empty() {
+            let keys = self.undecided.join(", ");
+            writeln!(f, "not decided, too many operations at once: {keys}")?;
         }
         let total: u64 = self.counts.values().sum();
         let word = if total == 0 { "pass" } else { "FAIL" };
