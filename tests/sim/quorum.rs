@@ -199,7 +199,10 @@ impl World {
         let Message::Ask { req, command } = message else { return };
         if let (Command::Heartbeat(r), true) = (&command, self.quorum.leader == Some(seat)) {
             let b = usize::try_from(r.broker_id).unwrap();
-            self.brokers[b].heard_of = [self.now, self.brokers[b].heard_of[0]];
+            let [last, before] = self.brokers[b].heard_of;
+            // Of several in a row, as after a pause, the one before all of them counts.
+            let before = if last + 15 * MS < self.now { last } else { before };
+            self.brokers[b].heard_of = [self.now, before];
         }
         self.quorum.seats[seat].asked.push(Ask { from, req, command });
         self.round(seat);
