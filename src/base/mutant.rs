@@ -68,6 +68,10 @@ pub enum Mutant {
     ShareFenceSkipped,
     /// A share partition forgets what it holds for a member when a write fails.
     ShareLostWithWrite,
+    /// A share partition stays when another broker led between two terms of this one.
+    ShareOutlivesEpoch,
+    /// A write of share state that comes late takes the start offset back.
+    ShareStartGoesBack,
     /// Segments are deleted while `retention.bytes` asks for them still.
     RetentionTooEarly,
     /// Records are served that were deleted.

@@ -293,16 +293,24 @@ impl ShareShard {
         let kept = self.states.get(key)?;
         let state = &kept.state;
         let leader_epoch = leader_epoch.unwrap_or(state.leader_epoch);
+        // A request may be carried out twice, the second time after later ones (its sender gave its
+        // connection up and asked anew). Within a state epoch the start offset only grows; taken
+        // back, it would hand out again what was finished with and is not kept any more.
+        let written = match write.start_offset {
+            -1 => -1,
+            late if mutant(Mutant::ShareStartGoesBack) => late,
+            given => given.max(state.start_offset),
+        };
         if kept.updates < self.settings.updates_per_snapshot {
             return Some(ShareValue::Update(Update {
                 snapshot_epoch: state.snapshot_epoch,
                 leader_epoch,
-                start_offset: write.start_offset,
+                start_offset: written,
                 delivery_complete: write.delivery_complete,
-                batches: combine(&[], &write.batches, write.start_offset),
+                batches: combine(&[], &write.batches, written),
             }));
         }
-        let start_offset = match write.start_offset {
+        let start_offset = match written {
             -1 => state.start_offset,
             given => given,
         };

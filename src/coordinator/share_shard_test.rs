@@ -189,6 +189,23 @@ fn leaders_and_epochs_that_are_over_are_fenced_also_after_a_replay() {
 }
 
 #[test]
+fn a_write_that_comes_late_does_not_take_the_start_offset_back() {
+    let mut world = World::new();
+    world.ask(1, INITIALIZE);
+    let write = |start_offset, batches: &[StateBatch]| {
+        let ShareAsk::Write(write) = write(0, batches) else { unreachable!() };
+        ShareAsk::Write(ShareWrite { start_offset, ..write })
+    };
+    for _ in 0..3 {
+        // The third is written as a snapshot.
+        world.ask(1, write(10, &[batch(15, 16, 2)]));
+        world.ask(1, write(20, &[]));
+        world.ask(1, write(10, &[batch(15, 16, 2)]));
+        assert_eq!((world.state(1).start_offset, world.state(1).batches), (20, Vec::new()));
+    }
+}
+
+#[test]
 fn nobody_is_told_what_is_not_committed() {
     let mut world = World::new();
     world.ask(0, INITIALIZE);

@@ -355,6 +355,20 @@ fn a_small_map_cleans_in_several_rounds() {
 }
 
 #[test]
+fn a_low_load_factor_leaves_room_for_the_keys_that_there_are() {
+    let config = LogConfig { segment_bytes: 1 << 20, ..compacting() };
+    let mut log = new_log(&sim(1), &config);
+    let mut batch = BatchBuilder::default();
+    for n in 0..200 {
+        batch.append(1, Some(format!("key {n}").as_bytes()), Some(b"v"), &[]).unwrap();
+    }
+    put(&mut log, batch, 1);
+    roll(&mut log, 2);
+    let (mut log, stats) = clean(log, CleanTerms { map_load: 0.1, ..terms(3) });
+    assert_eq!((stats.unwrap().records_after, rows(&mut log).len()), (200, 200));
+}
+
+#[test]
 fn damage_ends_the_cleaning_and_the_log_goes_on() {
     let (fs, mut seeded, mut ms) = (sim(3), Seeded::new(3), 1000);
     let mut log = new_log(&fs, &compacting());

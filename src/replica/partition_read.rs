@@ -38,7 +38,8 @@ impl Partition {
         now: Now,
     ) -> Result<Found, Refusal> {
         let marks = self.marks(now)?;
-        if from < marks.log_start || from > marks.log_end {
+        let deleted = from < marks.log_start && !mutant(Mutant::ServeDeleted);
+        if deleted || from > marks.log_end {
             let (offset, start, end) = (from, marks.log_start, marks.log_end);
             return Err(LogError::OutOfRange { offset, start, end }.into());
         }

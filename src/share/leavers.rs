@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    base::{PartitionId, Uuid},
+    base::{Mutant, PartitionId, Uuid, mutant},
     metadata::{Delta, Image},
     replica::publish::Office,
 };
@@ -40,6 +40,27 @@ impl Leavers {
     #[must_use]
     pub fn has(&self, topic: Uuid, partition: PartitionId, leader_epoch: i32) -> bool {
         let changed = self.changed.get(&(topic, partition));
+        if mutant(Mutant::ShareOutlivesEpoch) {
+            return self.gone.contains(&topic) || changed == Some(&None);
+        }
         self.gone.contains(&topic) || changed.is_some_and(|now| *now != Some(leader_epoch))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_loaded_under_another_epoch_ends() {
+        let topic = Uuid([1; 16]);
+        let changed = BTreeMap::from([((topic, 0), Some(7)), ((topic, 1), None)]);
+        let leavers = Leavers { gone: BTreeSet::from([Uuid([2; 16])]), changed };
+        assert!(leavers.has(topic, 0, 5), "somebody else may have led under 6");
+        assert!(!leavers.has(topic, 0, 7));
+        assert!(leavers.has(topic, 1, 7));
+        assert!(!leavers.has(topic, 2, 7));
+        assert!(leavers.has(Uuid([2; 16]), 0, 0));
+        assert!(!leavers.is_empty() && Leavers::default().is_empty());
     }
 }

@@ -51,6 +51,9 @@ impl World {
             self.command(client, SubmitCommand::CreateTopics(create));
             break;
         }
+        if self.plan.churns && self.healing_since.is_none() && self.rng.one_in(8) {
+            self.churn_topic(client);
+        }
         100 * MS
     }
 
@@ -69,24 +72,7 @@ impl World {
         let Some(topic) = image.topics().by_name(TOPIC) else { return };
         match n {
             // Other topics come and go beside the one that matters.
-            0 => {
-                let name = format!("other-{}", self.rng.below(3));
-                if let Some(id) = image.topics().id_of(&name) {
-                    let topic_ids = vec![Bytes::copy_from_slice(&id.0)];
-                    let delete = pb::DeleteTopics { topic_ids };
-                    self.command(client, SubmitCommand::DeleteTopics(delete));
-                } else {
-                    let topic = pb::CreatableTopic {
-                        name,
-                        num_partitions: 2,
-                        replication_factor: i32::try_from(self.plan.factor).unwrap(),
-                        ..pb::CreatableTopic::default()
-                    };
-                    let create =
-                        pb::CreateTopics { topics: vec![topic], ..pb::CreateTopics::default() };
-                    self.command(client, SubmitCommand::CreateTopics(create));
-                }
-            }
+            0 => self.churn_topic(client),
             1 => {
                 let elect = pb::ElectLeaders { all: true, ..pb::ElectLeaders::default() };
                 self.command(client, SubmitCommand::ElectLeaders(elect));
@@ -116,6 +102,26 @@ impl World {
                 self.command(client, SubmitCommand::CreatePartitions(create));
             }
             _ => self.delete_records(),
+        }
+    }
+
+    /// A topic that nobody uses comes or goes.
+    fn churn_topic(&mut self, client: usize) {
+        let image = Arc::clone(self.quorum.image());
+        let name = format!("other-{}", self.rng.below(3));
+        if let Some(id) = image.topics().id_of(&name) {
+            let topic_ids = vec![Bytes::copy_from_slice(&id.0)];
+            let delete = pb::DeleteTopics { topic_ids };
+            self.command(client, SubmitCommand::DeleteTopics(delete));
+        } else {
+            let topic = pb::CreatableTopic {
+                name,
+                num_partitions: 2,
+                replication_factor: i32::try_from(self.plan.factor).unwrap(),
+                ..pb::CreatableTopic::default()
+            };
+            let create = pb::CreateTopics { topics: vec![topic], ..pb::CreateTopics::default() };
+            self.command(client, SubmitCommand::CreateTopics(create));
         }
     }
 

@@ -371,6 +371,11 @@ impl World {
         if c.waits.is_some() {
             return pause;
         }
+        // What was deleted must not come back for whoever begins anew.
+        let deletes = self.oracle.deleted.contains_key(&key);
+        if deletes && self.healing_since.is_none() && self.rng.one_in(40) {
+            c.position = 0;
+        }
         if c.leader.is_none() {
             c.leader = self.ask_leader(client, key, c.near);
         }

@@ -42,11 +42,13 @@ const ALL: [Mutant; 30] = [
 ];
 
 /// Bugs that need so rare a meeting that they are tried by name alone.
-const RARE: [Mutant; 4] = [
+const RARE: [Mutant; 6] = [
     Mutant::LoadUncommitted,
     Mutant::AcceptStaleCoordinator,
     Mutant::AcceptStaleMember,
     Mutant::CompactionCountsAborted,
+    Mutant::ShareOutlivesEpoch,
+    Mutant::ShareStartGoesBack,
 ];
 
 /// One bug at a time is planted in this process.

@@ -103,6 +103,8 @@ pub struct Plan {
     pub keys: usize,
     /// `delete.retention.ms` of compacted topics.
     pub delete_retention_ms: i64,
+    /// Topics that nobody uses come and go all the time.
+    pub churns: bool,
     /// `retention.bytes` of the topic; -1 keeps all.
     pub retention_bytes: i64,
     /// Members of a share group, the topic that it shares, and its settings.
@@ -162,6 +164,7 @@ impl Plan {
             keys: 0,
             delete_retention_ms: 0,
             cleanable_percent: 0,
+            churns: false,
             retention_bytes: -1,
             share_members: 0,
             share_topic: TOPIC,
@@ -199,6 +202,7 @@ impl Plan {
         if r.below(6) == 0 {
             self.retention_bytes = [0, 2_000, 8_000][r.below(3)];
         }
+        self.churns = r.below(6) == 0;
     }
 
     /// How many brokers may be between an unclean stop and being back in every ISR. Without power

@@ -121,12 +121,10 @@ impl World {
         true
     }
 
-    fn to_leader(&mut self, client: usize, m: &mut ShareMember, key: Key) -> Option<(usize, u64)> {
-        if !m.leaders.contains_key(&key) {
-            let leader = self.ask_leader(client, key, false)?;
-            m.leaders.insert(key, leader);
-        }
-        let leader = m.leaders[&key];
+    fn leader_for(&mut self, client: usize, m: &mut ShareMember, key: Key) -> Option<(usize, u64)> {
+        let known = m.leaders.get(&key).copied();
+        let leader = known.or_else(|| self.ask_leader(client, key, false))?;
+        m.leaders.insert(key, leader);
         Some((leader, self.connect(&mut m.connections, leader)))
     }
 
@@ -138,7 +136,7 @@ impl World {
         }
         m.turn += 1;
         let key = keys[m.turn % keys.len()];
-        let Some((leader, connection)) = self.to_leader(client, m, key) else { return };
+        let Some((leader, connection)) = self.leader_for(client, m, key) else { return };
         let most = if self.healing_since.is_some() { 200 } else { 12 };
         let max_records = i32::try_from(1 + self.rng.below(most)).unwrap();
         let mode = [AcquireMode::BatchOptimized, AcquireMode::RecordLimit][self.rng.below(2)];
@@ -169,7 +167,7 @@ impl World {
             // It says nothing; the lock ends.
             return;
         }
-        let Some((leader, connection)) = self.to_leader(client, m, key) else { return };
+        let Some((leader, connection)) = self.leader_for(client, m, key) else { return };
         let mut spoken_of = vec![acquired];
         if healing || self.rng.one_in(2) {
             spoken_of.extend(m.has.extract_if(.., |(k, _)| *k == key).map(|(_, a)| a));

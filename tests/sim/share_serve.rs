@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use vltava::{
-    base::{ErrorCode, Offset},
+    base::{ErrorCode, Mutant, Offset, mutant},
     coordinator::{
         share_calls::{ShareAsk, ShareReply},
         share_persister::{ShareKey, ShareState},
@@ -124,7 +124,7 @@ fn acquire(
         let slot = table.by_id(key.0, key.1).ok_or(ErrorCode::NotLeaderOrFollower)?;
         let mut replica = slot.lock();
         replica.check_leader(-1)?;
-        if replica.leader_epoch() != leader_epoch {
+        if replica.leader_epoch() != leader_epoch && !mutant(Mutant::ShareOutlivesEpoch) {
             return Err(ErrorCode::NotLeaderOrFollower);
         }
         let found = match replica.read(fetch_offset, 4096, true, isolation, now) {

@@ -1,9 +1,9 @@
 //! `enough`: what is acknowledged with acks=all is in at least `min.insync.replicas` logs; in the
 //! durable mode on so many disks.
 
-use vltava::base::Offset;
+use vltava::base::{NodeId, Offset};
 
-use crate::{net::Key, plan::Fault, world::World};
+use crate::{net::Key, world::World};
 
 const ID: &str = "enough";
 
@@ -13,10 +13,15 @@ impl World {
         let Some(p) = image.topics().partition(key.0, key.1) else { return };
         let needed = self.plan.min_isr.min(p.replicas.len());
         let reach: Vec<_> = p.replicas.iter().map(|r| self.reach(self.index_of(*r), key)).collect();
-        let have = reach.iter().filter(|r| r.is_none_or(|end| end > last)).count();
-        // What was committed may be said again, although a power cut has taken it from someone since.
-        let lossy = !self.plan.durable && self.plan.faults.contains(&Fault::PowerCut);
-        if have < needed && !(lossy && self.oracle.committed_end(key) > last) {
+        // What was committed once and a machine has lost since, within the bargain, may be
+        // acknowledged again to who asks again.
+        let was_there = !self.plan.durable && last < self.oracle.committed_end(key);
+        let frail = |n: &NodeId| self.brokers[self.index_of(*n)].frail;
+        let has = |(n, r): &(&NodeId, &Option<Offset>)| {
+            r.is_none_or(|end| end > last) || was_there && frail(n)
+        };
+        let have = p.replicas.iter().zip(&reach).filter(has).count();
+        if have < needed {
             let text = format!(
                 "broker {b} acknowledges {key:?} up to {last}: {have} of {needed} have it ({:?}: \
                  {reach:?})",

@@ -32,7 +32,7 @@ impl Names {
     fn had(&self, name: &str, since: u64, wanted: impl Fn(Option<Uuid>) -> bool) -> bool {
         let all = self.named.get(name).map_or(&[][..], Vec::as_slice);
         let first = all.partition_point(|(at, _)| *at <= since);
-        let before = first.checked_sub(1).map_or(None, |at| all[at].1);
+        let before = first.checked_sub(1).and_then(|at| all[at].1);
         wanted(before) || all[first..].iter().any(|(_, id)| wanted(*id))
     }
 }
