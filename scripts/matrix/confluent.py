@@ -191,6 +191,13 @@ def configs(boot, topic):
     create(boot, topic)
     resource = ConfigResource(ResourceType.TOPIC, topic)
     value = lambda key: done(a.describe_configs([resource]))[resource][key]
+
+    def known():
+        try:
+            return value("retention.ms")
+        except KafkaException as e:  # Of a broker that has not heard of the topic yet.
+            equal(e.args[0].code(), KafkaError.UNKNOWN_TOPIC_OR_PART, "no other error")
+    until(known, "the topic's settings")
     equal(value("retention.ms").value, "604800000", "retention.ms by default")
     check(value("retention.ms").is_default, "it is a default")
     change = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[
