@@ -10,8 +10,8 @@ use vltava::{
         ErrorCode, Mono, NodeId, Now, Offset, TopicPartition, Uuid,
         ports::{FileSlice, Fs},
     },
-    log::{FileCache, Log, LogConfig, LogDir},
-    metadata::PartitionRegistration,
+    log::{FileCache, FlushDriver, Log, LogConfig, LogDir},
+    metadata::{self, Delta, Image, PartitionRegistration, Record, record::RegisterBroker},
     record::{Rules, Scratch, TimestampType},
     replica::{
         brokers::Brokers,
@@ -21,8 +21,13 @@ use vltava::{
         partition_lead::FollowerRead,
         quota::ThrottledReplicas,
         settings::PartitionSettings,
+        table::{Dir, ReplicaTable},
     },
-    testing::{batches::Batch, fs::SimFs},
+    testing::{
+        batches::Batch,
+        clock::{SimClock, SimEntropy},
+        fs::SimFs,
+    },
 };
 
 const TOPIC: Uuid = Uuid([7; 16]);
@@ -423,4 +428,70 @@ fn consumers_are_sent_to_a_replica_in_their_rack_that_has_what_they_want() {
     let beyond = w.part(2).read(4, 100, true, Isolation::ReadUncommitted, now);
     assert_eq!(beyond.unwrap_err().code, ErrorCode::OffsetOutOfRange);
     assert!(w.now.mono >= Mono(0));
+}
+
+/// The metadata of a partition that broker 1 leads with `isr`, registered as `incarnation`.
+fn image_of(incarnation: u8, isr: &[i32], leader_epoch: i32) -> Image {
+    let registered = RegisterBroker {
+        id: NodeId(1),
+        incarnation: Uuid([incarnation; 16]),
+        epoch: Some(i64::from(incarnation)),
+        endpoints: Vec::new(),
+        features: Vec::new(),
+        rack: None,
+        log_dirs: vec![TOPIC],
+        fenced: false,
+        in_controlled_shutdown: false,
+        cordoned_dirs: None,
+    };
+    let ids = |ids: &[i32]| ids.iter().map(|id| NodeId(*id)).collect::<Vec<_>>();
+    let mut state = PartitionRegistration::new(&ids(&[1, 2]), &[TOPIC; 2], &ids(isr));
+    (state.leader_epoch, state.partition_epoch) = (leader_epoch, leader_epoch);
+    let mut delta = Delta::new(&Image::default());
+    for record in [
+        Record::RegisterBroker(registered),
+        Record::Topic { name: "t".into(), id: TOPIC },
+        Record::Partition(metadata::record::Partition { topic_id: TOPIC, partition: 0, state }),
+    ] {
+        delta.replay(&record, 0).unwrap();
+    }
+    delta.image().clone()
+}
+
+/// What a broker reads when it starts may be older than the ISR that it is in: it would count as
+/// committed what another has not got.
+#[test]
+fn nothing_is_led_by_metadata_of_the_last_life() {
+    let fs = SimFs::new(7);
+    fs.create_dir_all(Path::new("/data")).unwrap();
+    let log_dir =
+        LogDir::open(Arc::new(fs), Path::new("/data"), Arc::new(FileCache::new(16))).unwrap().0;
+    let flusher = Arc::new(FlushDriver::stepped());
+    let dir = Dir { log_dir, id: TOPIC, name: "/data".to_owned(), flusher };
+    let (clock, entropy) = (Arc::new(SimClock::new(0)), Arc::new(SimEntropy::new(1)));
+    let table = ReplicaTable::new(NodeId(1), vec![dir], 4, clock, entropy);
+    table.life.begin(Uuid([2; 16]));
+    let mut settings = |_: &str| settings(1, false);
+
+    let old = image_of(1, &[1], 0);
+    let published = table.publish(&Delta::between(&Image::default(), &old), &old, &mut settings);
+    let slot = table.by_id(TOPIC, 0).unwrap();
+    assert!(!slot.lock().leads());
+    assert!(published.offices.is_empty());
+    assert_eq!(
+        published.following.iter().filter_map(|f| f.leader).count(),
+        0,
+        "nor itself followed"
+    );
+
+    // The same office again, as if nobody had taken it from the last life.
+    let new = image_of(2, &[1], 0);
+    let published = table.publish(&Delta::between(&old, &new), &new, &mut settings);
+    assert!(slot.lock().leads());
+    assert_eq!(published.offices.len(), 1);
+
+    let later = image_of(2, &[1, 2], 1);
+    table.publish(&Delta::between(&new, &later), &later, &mut settings);
+    assert!(slot.lock().leads());
+    assert_eq!(slot.lock().leader_epoch(), 1);
 }

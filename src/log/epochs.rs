@@ -6,9 +6,9 @@ use crate::base::{LeaderEpoch, Offset};
 
 /// An epoch and the offset of its first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct EpochEntry {
-    epoch: LeaderEpoch,
-    start: Offset,
+pub(super) struct EpochEntry {
+    pub(super) epoch: LeaderEpoch,
+    pub(super) start: Offset,
 }
 
 /// The answer to "where does this epoch end".
@@ -146,6 +146,18 @@ impl Epochs {
 
     pub(super) fn clear(&mut self) {
         self.truncate_end(0);
+    }
+
+    /// Where the first epoch begins.
+    pub(super) fn first(&self) -> Option<Offset> {
+        self.entries.first().map(|e| e.start)
+    }
+
+    /// As [`Epochs::clear`]; gives what was there.
+    pub(super) fn take(&mut self) -> Vec<EpochEntry> {
+        let entries = self.entries.clone();
+        self.clear();
+        entries
     }
 }
 

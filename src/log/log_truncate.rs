@@ -76,11 +76,18 @@ impl Log {
         self.flushed = offset;
         self.epochs.clear();
         self.recovery_point = self.recovery_point.min(offset);
-        if self.presence == Presence::Loaded {
+        let is_new = self.presence == Presence::Absent;
+        if !is_new {
             self.drop_snapshots(|_| true)?;
-            // The name of the empty segment keeps the position over a restart.
+        }
+        if !is_new || offset > 0 {
+            // The name of the empty segment keeps the position over a restart: whoever counts this
+            // replica as being here must find it here.
             self.begin(offset, now)?;
             self.dir.sync_dir(&self.folder())?;
+        }
+        if is_new && offset > 0 {
+            self.dir.sync_dir(self.dir.path())?;
         }
         self.producers.clear_at(offset);
         Ok(self.checkpoint_due())
@@ -184,6 +191,17 @@ mod tests {
             append(&mut log, &Batch::of(2, 800, n * 10).at(0, n as i32), n * 10).unwrap();
         }
         log
+    }
+
+    #[test]
+    fn a_log_without_files_keeps_its_new_start_over_a_power_cut() {
+        let fs = sim(1);
+        let mut log = new_log(&fs, &small());
+        log.truncate_fully_and_start_at(40, None, at(0)).unwrap();
+        assert_eq!(log.flushed_offset(), 40);
+        let fs = fs.crash();
+        let unclean = Recovery::Unclean { recovery_point: 0 };
+        assert_eq!(open(&dir(&fs), &small(), unclean).unwrap().log_end_offset(), 40);
     }
 
     #[test]

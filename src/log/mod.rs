@@ -37,6 +37,7 @@ pub mod names;
 pub mod producers;
 mod recent;
 mod recovery;
+mod recovery_epochs;
 mod replay;
 pub mod retention;
 mod scan;

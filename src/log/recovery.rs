@@ -7,8 +7,6 @@
 use std::collections::BTreeMap;
 
 use super::{
-    checkpoint::CHECKPOINT_BYTES_MAX,
-    epochs::Epochs,
     error::LogError,
     leftovers::Files,
     log::{Home, Log, Presence},
@@ -44,7 +42,7 @@ impl Log {
         (self.flushed, self.recovery_point) = (end, end);
         self.checkpointed = end;
         if rebuild_epochs {
-            self.rebuild_epochs()?;
+            self.rebuild_epochs(Offset::MAX)?;
         }
         self.settle_start(now)?;
         // Indexes that were just made anew may be in memory only.
@@ -88,13 +86,24 @@ impl Log {
                 self.drop_after(at)?;
             }
         }
+        // Where the log starts is written down now and then, its epochs at once: a start that was
+        // forgotten brings back records of epochs that the file has dropped, and without them it
+        // would not be seen where another replica's log parts from this one.
+        let start = self.segments.first().map_or(self.end, |s| s.base).max(self.log_start);
         if rebuild_epochs {
-            self.rebuild_epochs()?;
+            self.rebuild_epochs(Offset::MAX)?;
+        } else if let Some(first) = self.epochs.first().filter(|first| *first > start) {
+            self.rebuild_epochs(first)?;
         }
         self.checkpointed = recovery_point;
         self.flushed = recovery_point.min(self.end);
         self.recovery_point = self.flushed.min(self.reliable());
         self.settle_start(now)?;
+        if self.log_start == self.end {
+            // Without records the file may be behind, as it is written with them: a follower must
+            // not ask where an epoch ends that it had long left.
+            self.epochs.clear();
+        }
         self.load_producers(rescanned.unwrap_or(self.end), false, now)?;
         if self.producers.len() > 0 {
             self.take_snapshot(self.end)?;
@@ -230,33 +239,6 @@ impl Log {
         self.log_start = self.log_start.max(first);
         self.epochs.truncate_end(self.end);
         self.epochs.truncate_start(self.log_start);
-        Ok(())
-    }
-
-    /// Reads the epoch file. Tells whether it is damaged.
-    fn read_epochs(&mut self) -> Result<bool, LogError> {
-        let path = self.folder().join(names::EPOCHS);
-        let text = self.dir.read_text(&path, CHECKPOINT_BYTES_MAX)?.unwrap_or_default();
-        let parsed = Epochs::parse(&text);
-        if let Err(e) = &parsed {
-            tracing::warn!(path = %path.display(), error = %e, "epochs are damaged, made anew");
-        }
-        let damaged = parsed.is_err();
-        self.epochs = parsed.unwrap_or_default();
-        Ok(damaged)
-    }
-
-    fn rebuild_epochs(&mut self) -> Result<(), LogError> {
-        let home = Home { dir: &self.dir, tp: &self.tp };
-        self.epochs.clear();
-        for segment in &mut self.segments {
-            let mut walk = segment.scan(home, 0, HEADERS_WINDOW)?;
-            while let Some((_, h)) = segment.step(home, &mut walk)? {
-                if self.epochs.latest().is_none_or(|known| h.partition_leader_epoch > known) {
-                    self.epochs.assign(h.partition_leader_epoch, h.base_offset);
-                }
-            }
-        }
         Ok(())
     }
 }

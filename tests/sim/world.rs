@@ -20,6 +20,8 @@ use crate::{
 pub const EPOCH_MS: i64 = 1_700_000_000_000;
 /// The cluster has this long after the last fault.
 const HEALING_US: u64 = 10 * SECOND;
+/// Share groups must be done with what there is within this time.
+const DRAIN_US: u64 = 60 * SECOND;
 
 /// Something that will happen.
 #[derive(Debug, Clone)]
@@ -116,6 +118,8 @@ pub struct World {
     pub faults: usize,
     /// When the last fault was over; `None` before.
     pub healing_since: Option<u64>,
+    /// When share groups last had something to do, after that.
+    drained: u64,
     pub failed: Option<Violation>,
 }
 
@@ -139,6 +143,7 @@ impl World {
             next_req: 0,
             faults: 0,
             healing_since: None,
+            drained: 0,
             failed: None,
             plan,
         };
@@ -264,10 +269,15 @@ impl World {
         if self.now < since + SECOND {
             return false;
         }
+        // What was piled up for share groups they take at their own pace, writing all the while.
+        if self.shares_lack().is_some() && self.now < since + DRAIN_US {
+            self.drained = self.now;
+            return false;
+        }
         match self.what_is_missing() {
             None => true,
             Some(missing) => {
-                if self.now > since + HEALING_US {
+                if self.now > since.max(self.drained) + HEALING_US {
                     self.violate(
                         "progress",
                         format!("{HEALING_US} us after the last fault: {missing}"),

@@ -50,7 +50,7 @@ impl World {
         let Some(p) = image.topics().partition(key.0, key.1) else { return };
         let starts = p.replicas.iter().filter_map(|r| {
             let life = self.brokers[self.index_of(*r)].life.as_ref()?;
-            life.seen.get(&key).map(|s| s.start)
+            Some(life.table.by_id(key.0, key.1)?.lock().log.log_start_offset())
         });
         let start = starts.max().unwrap_or(0);
         if start > self.oracle.deleted.get(&key).copied().unwrap_or(0) {
