@@ -15,7 +15,7 @@ use crate::{
     controller::{BrokerLifecycle, ControllerClient},
     coordinator::{SharePersister, ShareStates, Transactions, driver::Coordinators},
     metadata::{ConfigResource, Image, configs::Properties},
-    pb::controller::{submit_reply::Reply, submit_request::Command},
+    pb::controller::{DeleteTopics, submit_reply::Reply, submit_request::Command},
     replica::{lost_driver::LostLeaders, table::ReplicaTable},
     server::{forward::Failure, producer_ids::ProducerIds, turns::Turns, txn_verifier::Verifier},
     share::SharePartitions,
@@ -67,7 +67,15 @@ pub(crate) trait Admin: std::fmt::Debug + Send + Sync {
     /// the controller says of the whole command.
     fn submit(&self, command: Command, timeout_ms: i32) -> BoxFuture<'_, Result<Reply, Failure>>;
     /// Waits until the image is as new as the active controller's, at most `timeout_ms`.
-    fn catch_up(&self, timeout_ms: i32) -> BoxFuture<'_, ()>;
+    ///
+    /// # Errors
+    /// As those of [`Admin::submit`]: the image may be behind.
+    fn catch_up(&self, timeout_ms: i32) -> BoxFuture<'_, Result<(), Failure>> {
+        // A command that changes nothing is answered with the controller's own position.
+        let nothing = Command::DeleteTopics(DeleteTopics::default());
+        let done = self.submit(nothing, timeout_ms);
+        Box::pin(async move { done.await.map(|_| ()) })
+    }
 
     /// All layers of this node's configuration: what it was started with, and what `image` says.
     fn layers(&self, image: &Image) -> Layers {

@@ -105,9 +105,4 @@ impl Admin for Controller {
             Ok(body)
         })
     }
-
-    /// Its image is the one that commands are decided on.
-    fn catch_up(&self, _timeout_ms: i32) -> BoxFuture<'_, ()> {
-        Box::pin(std::future::ready(()))
-    }
 }

@@ -9,7 +9,7 @@ use crate::{
     config::ServerConfig,
     controller::ClientError,
     metadata::Image,
-    pb::controller::{DeleteTopics, SubmitReply, submit_reply::Reply, submit_request::Command},
+    pb::controller::{SubmitReply, submit_reply::Reply, submit_request::Command},
     server::context::{Admin, Broker, NodeAddress, Role},
 };
 
@@ -157,13 +157,5 @@ impl Admin for Broker {
 
     fn submit(&self, command: Command, timeout_ms: i32) -> BoxFuture<'_, Result<Reply, Failure>> {
         Box::pin(Self::submit(self, command, timeout_ms))
-    }
-
-    fn catch_up(&self, timeout_ms: i32) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            // A command that changes nothing is answered with the controller's own position.
-            let nothing = Command::DeleteTopics(DeleteTopics::default());
-            let _ = Self::submit(self, nothing, timeout_ms).await;
-        })
     }
 }

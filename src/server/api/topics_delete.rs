@@ -26,8 +26,8 @@ pub(crate) async fn delete_topics(
     if !node.settings().cluster.delete_topics {
         return refuse_deletion(caller, request);
     }
-    let (timeout_ms, image) = (request.timeout_ms, image_with(node, &request).await);
-    let (found, mut responses) = meant(image.topics(), named(request));
+    let (timeout_ms, (image, behind)) = (request.timeout_ms, image_with(node, &request).await);
+    let (found, mut responses) = meant(image.topics(), named(request), behind.as_ref());
     if !found.is_empty() {
         let ids = found.keys().map(|id| id.0.to_vec().into()).collect();
         let command = Command::DeleteTopics(pb::DeleteTopics { topic_ids: ids });
@@ -47,10 +47,12 @@ fn named(request: DeleteTopicsRequest) -> impl Iterator<Item = Entry> {
 }
 
 /// The topics to delete, and the answers for entries that cannot be obeyed. A topic that is named
-/// twice, be it by name, by id or by both, is not deleted at all.
+/// twice, be it by name, by id or by both, is not deleted at all. `behind`: why the image may not be
+/// the newest; then nobody can say that a topic is unknown.
 fn meant(
     topics: &Topics,
     entries: impl Iterator<Item = Entry>,
+    behind: Option<&Failure>,
 ) -> (BTreeMap<Uuid, String>, Vec<DeletableTopicResult>) {
     let mut refused = Vec::new();
     let mut refuse = |name, topic_id, error_code, message: Option<&str>| {
@@ -72,6 +74,10 @@ fn meant(
             None => *ids.entry(id).or_default() += 1,
         }
     }
+    let unknown = |code| match behind {
+        Some(failure) => (failure.code, failure.message.as_deref()),
+        None => (code, None),
+    };
     let (mut found, mut twice) = (BTreeMap::new(), BTreeSet::new());
     for (id, times) in ids {
         match topics.by_id(id) {
@@ -80,7 +86,10 @@ fn meant(
                 refuse(None, id, ErrorCode::InvalidRequest, Some("Duplicate topic id."));
             }
             Some(topic) => _ = found.insert(id, topic.name.to_string()),
-            None => refuse(None, id, ErrorCode::UnknownTopicId, None),
+            None => {
+                let (code, text) = unknown(ErrorCode::UnknownTopicId);
+                refuse(None, id, code, text);
+            }
         }
     }
     for (name, times) in names {
@@ -89,7 +98,10 @@ fn meant(
                 let text = "Duplicate topic name.";
                 refuse(Some(name), Uuid::ZERO, ErrorCode::InvalidRequest, Some(text));
             }
-            None => refuse(Some(name), Uuid::ZERO, ErrorCode::UnknownTopicOrPartition, None),
+            None => {
+                let (code, text) = unknown(ErrorCode::UnknownTopicOrPartition);
+                refuse(Some(name), Uuid::ZERO, code, text);
+            }
             Some(id) if twice.contains(&id) || found.remove(&id).is_some() => {
                 let text = "The provided topic name maps to an ID that was already supplied.";
                 refuse(Some(name), id, ErrorCode::InvalidRequest, Some(text));
@@ -101,8 +113,11 @@ fn meant(
 }
 
 /// The image, or the next that has all the controller has if this one lacks a topic that is named:
-/// another broker may have created it a moment ago.
-async fn image_with(node: &dyn Admin, request: &DeleteTopicsRequest) -> Arc<Image> {
+/// another broker may have created it a moment ago. And why it may lack it still.
+async fn image_with(
+    node: &dyn Admin,
+    request: &DeleteTopicsRequest,
+) -> (Arc<Image>, Option<Failure>) {
     let image = node.image();
     let by_name = |name: &String| image.topics().id_of(name).is_some();
     let all = request.topic_names.iter().all(by_name)
@@ -111,10 +126,10 @@ async fn image_with(node: &dyn Admin, request: &DeleteTopicsRequest) -> Arc<Imag
             None => image.topics().by_id(t.topic_id).is_some(),
         });
     if all {
-        return image;
+        return (image, None);
     }
-    node.catch_up(request.timeout_ms).await;
-    node.image()
+    let behind = node.catch_up(request.timeout_ms).await.err();
+    (node.image(), behind)
 }
 
 fn deleted(
@@ -187,7 +202,7 @@ mod tests {
     fn sorted(entries: &[(Option<&str>, u8)]) -> (Vec<String>, Vec<String>) {
         let image = image(&[("a", 1), ("b", 2), ("c", 3)]);
         let entries = entries.iter().map(|(n, id)| (n.map(str::to_owned), Uuid([*id; 16])));
-        let (found, refused) = meant(image.topics(), entries);
+        let (found, refused) = meant(image.topics(), entries, None);
         let refused = refused.iter().map(|r| {
             format!("{}/{}: {:?}", r.name.as_deref().unwrap_or("-"), r.topic_id.0[0], r.error_code)
         });
@@ -202,6 +217,16 @@ mod tests {
         assert_eq!(sorted(&twice), (vec!["b".into()], vec!["-/1: InvalidRequest".into()]));
         let both_ways = [(None, 1), (Some("a"), 0), (Some("c"), 0)];
         assert_eq!(sorted(&both_ways), (vec!["c".into()], vec!["a/1: InvalidRequest".into()]));
+    }
+
+    #[test]
+    fn an_image_that_may_be_behind_does_not_say_that_a_topic_is_unknown() {
+        let image = image(&[("a", 1)]);
+        let entries = [(Some("a".to_owned()), Uuid::ZERO), (Some("x".to_owned()), Uuid::ZERO)];
+        let behind = Failure::new(ErrorCode::RequestTimedOut, "no controller answers");
+        let (found, refused) = meant(image.topics(), entries.into_iter(), Some(&behind));
+        assert_eq!(found.into_values().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(refused[0].error_code, ErrorCode::RequestTimedOut);
     }
 
     #[test]

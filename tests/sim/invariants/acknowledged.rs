@@ -28,7 +28,9 @@ impl World {
             self.violate(ID, text);
             return;
         }
-        let content = self.content(b, slot, 0, committed.max(acked_end));
+        // What was deleted may come back after a power cut, be it what was committed or not.
+        let deleted = self.oracle.deleted.get(&key).copied().unwrap_or(0);
+        let content = self.content(b, slot, deleted, committed.max(acked_end));
         for (offset, rec) in content {
             self.check_known(key, offset, rec.value, "held by the new leader");
         }
