@@ -287,14 +287,13 @@ impl Leader {
         }
     }
 
-    /// Whether `remote` may be in an ISR: active, and heard of in this life. One that fetched before
-    /// it was registered (-1; Kafka's brokers do not) is not known to be alive with what it had then.
+    /// Whether `remote` may be in an ISR: active, and heard of in this life or of unknown epoch.
     fn is_eligible(remote: &Remote, brokers: &Brokers) -> bool {
         let (Some(told), Some(known)) = (remote.broker_epoch, brokers.active_epoch(remote.id))
         else {
             return false;
         };
-        told == known
+        told == -1 || told == known
     }
 
     /// How far every member of the maximal ISR has come, and every follower that is caught up and

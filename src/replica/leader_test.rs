@@ -191,16 +191,3 @@ fn a_leader_that_hears_none_of_those_it_waits_for() {
     fetch(&mut alone, 2, 100, 100, 0);
     assert!(!alone.hears_nobody(at(60), silence), "it waits for nobody");
 }
-
-#[test]
-fn who_fetched_before_it_was_registered_joins_no_isr() {
-    let all = brokers(&[(1, 10), (2, 20), (3, 30)]);
-    let mut leader = Leader::new(ME, &registered(&[1], 5), 100, at(0));
-    // It lost what it had since, and its next life is active now.
-    let from = FollowerAt { replica: NodeId(2), replica_epoch: -1, offset: 100, log_start: 0 };
-    leader.fetched(&from, 100, at(1));
-    assert_eq!(leader.propose(0, &when(&all, 100, 50, 1)), None);
-    fetch(&mut leader, 2, 100, 100, 2);
-    let proposal = leader.propose(0, &when(&all, 100, 50, 2));
-    assert_eq!(isr(proposal.as_ref()), [(1, 10), (2, 20)]);
-}
