@@ -377,7 +377,7 @@ fn judge(lines: &[String]) -> Verdict {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_share_group_keeps_its_promises_while_nodes_are_killed_and_frozen() {
-    let mut nodes = Node::cluster(
+    let mut nodes = share_nodes::cluster(
         3,
         "group.share.min.record.lock.duration.ms=1000\ngroup.share.record.lock.duration.ms=1000\n\
          auto.leader.rebalance.enable=false\nmin.insync.replicas=2\n\

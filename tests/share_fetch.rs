@@ -136,7 +136,7 @@ fn only(answer: &ShareFetchResponse) -> &SharePartitionData {
 
 #[tokio::test]
 async fn members_share_records_and_what_they_say_outlives_the_node() {
-    let mut node = Node::start("");
+    let mut node = share_nodes::start("");
     let (mut a, mut b) = (Member::of(&node, "a").await, Member::of(&node, "b").await);
     let topic = a.raw.create("orders").await;
     for n in 0..3 {
@@ -176,7 +176,7 @@ async fn members_share_records_and_what_they_say_outlives_the_node() {
 
 #[tokio::test]
 async fn a_share_partition_moves_with_its_leader() {
-    let mut nodes = Node::cluster(3, "");
+    let mut nodes = share_nodes::cluster(3, "");
     let mut raw = Raw::connect(nodes[0].port).await;
     let topic = raw.create_with("orders", 3).await;
     let leader = raw.leader("orders", None).await;
@@ -212,7 +212,7 @@ async fn a_share_partition_moves_with_its_leader() {
 
 #[tokio::test]
 async fn a_fetch_waits_for_records_new_ones_or_such_as_come_back() {
-    let node = Node::start("");
+    let node = share_nodes::start("");
     let (mut a, mut b) = (Member::of(&node, "a").await, Member::of(&node, "b").await);
     let topic = a.raw.create("orders").await;
     let mut other = Raw::connect(node.port).await;
@@ -242,7 +242,7 @@ async fn a_fetch_waits_for_records_new_ones_or_such_as_come_back() {
 
 #[tokio::test]
 async fn sessions_and_requests_are_checked() {
-    let node = Node::start("group.share.max.size=2\ngroup.share.max.share.sessions=2\n");
+    let node = share_nodes::start("group.share.max.size=2\ngroup.share.max.share.sessions=2\n");
     let mut a = Member::of(&node, "a").await;
     let topic = a.raw.create("orders").await;
     a.raw.append("orders", Batch::of(4, 9, 0)).await;
@@ -317,7 +317,7 @@ async fn sessions_and_requests_are_checked() {
 
 #[tokio::test]
 async fn locks_end_and_records_are_handed_out_so_often_and_no_more() {
-    let node = Node::start(
+    let node = share_nodes::start(
         "group.share.min.record.lock.duration.ms=1000\ngroup.share.record.lock.duration.ms=1000\n\
          group.share.delivery.count.limit=2\n",
     );
@@ -337,7 +337,7 @@ async fn locks_end_and_records_are_handed_out_so_often_and_no_more() {
 
 #[tokio::test]
 async fn groups_that_read_committed_get_nothing_of_aborted_transactions() {
-    let node = Node::start("");
+    let node = share_nodes::start("");
     let mut a = Member::of(&node, "a").await;
     let topic = a.raw.create("orders").await;
     let committed = IncrementalAlterableConfig {

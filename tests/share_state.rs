@@ -2,18 +2,16 @@
 //! kill -9, snapshots and pruning; and through the persister, from outside a cluster of three that
 //! loses a coordinator.
 
+mod nodes;
+
 use std::{
-    fs,
-    net::{TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
-    thread::sleep,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, join_all, ready};
+use nodes::{Node, PATIENCE};
 use vltava::{
     base::{ErrorCode, NodeId, Offset, PartitionId, Uuid},
     coordinator::{
@@ -45,96 +43,23 @@ use vltava::{
     },
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
-const CLUSTER_ID: &str = "AAAAAAAAAAAAAAAAAAAABA";
 const STATE_TOPIC: &str = "__share_group_state";
 
-fn vltava(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_vltava"));
-    command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command
-}
-
-struct Node {
-    config: PathBuf,
-    port: u16,
-    process: Child,
-}
-
-impl Node {
-    fn run(config: &Path) -> Child {
-        vltava(&["server", "start", config.to_str().unwrap()]).spawn().unwrap()
-    }
-
-    fn await_listening(&self) {
-        let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
-            assert!(start.elapsed() < PATIENCE, "the node does not listen");
-            sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.process = Self::run(&self.config);
-        self.await_listening();
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// Nodes that are brokers and controllers; they end with it.
+/// Nodes that end with it.
 struct Cluster {
     nodes: Vec<Node>,
-    _dir: tempfile::TempDir,
 }
 
 impl Cluster {
-    fn start(count: u16, extra: &str) -> Self {
-        // All are held until all are known, so that none is drawn twice.
-        let held: Vec<_> =
-            (0..count * 2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports: Vec<u16> = held.iter().map(|l| l.local_addr().unwrap().port()).collect();
-        drop(held);
-        let dir = tempfile::tempdir().unwrap();
-        let voters: Vec<_> = (0..count)
-            .map(|n| format!("{}@127.0.0.1:{}", n + 1, ports[usize::from(n) * 2]))
-            .collect();
+    fn start(count: usize, extra: &str) -> Self {
         let rf = count.min(3);
-        let mut nodes = Vec::new();
-        for n in 0..count {
-            let (controller, port) = (ports[usize::from(n) * 2], ports[usize::from(n) * 2 + 1]);
-            let config = dir.path().join(format!("{n}.properties"));
-            let text = format!(
-                "process.roles=broker,controller\nnode.id={}\ncontroller.quorum.voters={}\n\
-                 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-                 controller.listener.names=CONTROLLER\nlog.dirs={at}/data{n}\n\
-                 share.coordinator.state.topic.replication.factor={rf}\n\
-                 share.coordinator.state.topic.min.isr={}\n\
-                 share.coordinator.state.topic.num.partitions=3\n\
-                 vltava.log.file={at}/node{n}.log\n{extra}",
-                n + 1,
-                voters.join(","),
-                rf.min(2),
-                at = dir.path().display(),
-            );
-            fs::write(&config, text).unwrap();
-            let format = ["storage", "format", "-t", CLUSTER_ID, "-c", config.to_str().unwrap()];
-            assert!(vltava(&format).status().unwrap().success());
-            let process = Node::run(&config);
-            nodes.push(Node { config, port, process });
-        }
-        nodes.iter().for_each(Node::await_listening);
-        Self { nodes, _dir: dir }
+        let settings = format!(
+            "share.coordinator.state.topic.replication.factor={rf}\n\
+             share.coordinator.state.topic.min.isr={}\n\
+             share.coordinator.state.topic.num.partitions=3\n{extra}",
+            rf.min(2),
+        );
+        Self { nodes: Node::cluster(count, &settings) }
     }
 }
 

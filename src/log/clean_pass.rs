@@ -157,7 +157,8 @@ impl<'a, W: Ward> Cleaning<'a, W> {
         let keys = usize::try_from(upto - from).unwrap_or(0);
         // A low load factor must not leave less room than that: memory that nobody asked for is
         // not short.
-        let wanted = keys.saturating_mul(2).max((keys as f64 / self.terms.map_load) as usize + 1);
+        let least = (keys as f64 / self.terms.map_load) as usize;
+        let wanted = keys.saturating_mul(2).max(least.saturating_add(1));
         let slots = (self.terms.map_bytes / SLOT_BYTES).min(wanted.max(64));
         let mut map = OffsetMap::new(slots, self.terms.map_load, self.terms.secret);
         let mut txns = TxnWalk::default();

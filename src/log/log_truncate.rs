@@ -56,7 +56,8 @@ impl Log {
     /// deleted out of the middle of a batch. Tells whether the checkpoint must be written now.
     ///
     /// # Errors
-    /// `Full` if the new segment cannot be made: the log is empty then. `Io`, `Offline`.
+    /// `Full` if the new segment cannot be made: the log is empty then, or as it was if it had no
+    /// files. `Io`, `Offline`.
     pub fn truncate_fully_and_start_at(
         &mut self,
         offset: Offset,
@@ -65,8 +66,16 @@ impl Log {
     ) -> Result<bool, LogError> {
         self.dir.check()?;
         self.load(now)?;
+        let is_new = self.presence == Presence::Absent;
+        if is_new && offset > 0 {
+            // Whoever counts this replica as being here must find it here after a power cut: the
+            // name of an empty segment tells. Without space for it the log stays where it was.
+            self.begin(offset, now)?;
+            self.dir.sync_dir(&self.folder())?;
+            self.dir.sync_dir(self.dir.path())?;
+        }
         self.forget_cleaning(offset);
-        while let Some(segment) = self.segments.pop() {
+        while !is_new && let Some(segment) = self.segments.pop() {
             self.unlink(segment)?;
         }
         self.recent.clear();
@@ -76,18 +85,11 @@ impl Log {
         self.flushed = offset;
         self.epochs.clear();
         self.recovery_point = self.recovery_point.min(offset);
-        let is_new = self.presence == Presence::Absent;
         if !is_new {
             self.drop_snapshots(|_| true)?;
-        }
-        if !is_new || offset > 0 {
-            // The name of the empty segment keeps the position over a restart: whoever counts this
-            // replica as being here must find it here.
+            // The name of the empty segment keeps the position over a restart.
             self.begin(offset, now)?;
             self.dir.sync_dir(&self.folder())?;
-        }
-        if is_new && offset > 0 {
-            self.dir.sync_dir(self.dir.path())?;
         }
         self.producers.clear_at(offset);
         Ok(self.checkpoint_due())
@@ -197,6 +199,10 @@ mod tests {
     fn a_log_without_files_keeps_its_new_start_over_a_power_cut() {
         let fs = sim(1);
         let mut log = new_log(&fs, &small());
+        fs.fill_disk();
+        assert!(log.truncate_fully_and_start_at(40, None, at(0)).unwrap_err().is_retriable());
+        assert_eq!((log.log_end_offset(), log.flushed_offset()), (0, 0), "not there yet");
+        fs.free_disk();
         log.truncate_fully_and_start_at(40, None, at(0)).unwrap();
         assert_eq!(log.flushed_offset(), 40);
         let fs = fs.crash();

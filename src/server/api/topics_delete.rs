@@ -26,8 +26,9 @@ pub(crate) async fn delete_topics(
     if !node.settings().cluster.delete_topics {
         return refuse_deletion(caller, request);
     }
-    let (timeout_ms, (image, behind)) = (request.timeout_ms, image_with(node, &request).await);
-    let (found, mut responses) = meant(image.topics(), named(request), behind.as_ref());
+    let (timeout_ms, entries) = (request.timeout_ms, named(request));
+    let (image, behind) = image_with(node, &entries, timeout_ms).await;
+    let (found, mut responses) = meant(image.topics(), entries, behind.as_ref());
     if !found.is_empty() {
         let ids = found.keys().map(|id| id.0.to_vec().into()).collect();
         let command = Command::DeleteTopics(pb::DeleteTopics { topic_ids: ids });
@@ -41,9 +42,9 @@ pub(crate) async fn delete_topics(
 type Entry = (Option<String>, Uuid);
 
 /// Up to version 5 topics are named in one field, from version 6 on in another.
-fn named(request: DeleteTopicsRequest) -> impl Iterator<Item = Entry> {
+fn named(request: DeleteTopicsRequest) -> Vec<Entry> {
     let by_name = request.topic_names.into_iter().map(|n| (Some(n), Uuid::ZERO));
-    by_name.chain(request.topics.into_iter().map(|t| (t.name, t.topic_id)))
+    by_name.chain(request.topics.into_iter().map(|t| (t.name, t.topic_id))).collect()
 }
 
 /// The topics to delete, and the answers for entries that cannot be obeyed. A topic that is named
@@ -51,7 +52,7 @@ fn named(request: DeleteTopicsRequest) -> impl Iterator<Item = Entry> {
 /// the newest; then nobody can say that a topic is unknown.
 fn meant(
     topics: &Topics,
-    entries: impl Iterator<Item = Entry>,
+    entries: Vec<Entry>,
     behind: Option<&Failure>,
 ) -> (BTreeMap<Uuid, String>, Vec<DeletableTopicResult>) {
     let mut refused = Vec::new();
@@ -116,19 +117,18 @@ fn meant(
 /// another broker may have created it a moment ago. And why it may lack it still.
 async fn image_with(
     node: &dyn Admin,
-    request: &DeleteTopicsRequest,
+    entries: &[Entry],
+    timeout_ms: i32,
 ) -> (Arc<Image>, Option<Failure>) {
     let image = node.image();
-    let by_name = |name: &String| image.topics().id_of(name).is_some();
-    let all = request.topic_names.iter().all(by_name)
-        && request.topics.iter().all(|t| match &t.name {
-            Some(name) => by_name(name),
-            None => image.topics().by_id(t.topic_id).is_some(),
-        });
+    let all = entries.iter().all(|(name, id)| match name {
+        Some(name) => image.topics().id_of(name).is_some(),
+        None => image.topics().by_id(*id).is_some(),
+    });
     if all {
         return (image, None);
     }
-    let behind = node.catch_up(request.timeout_ms).await.err();
+    let behind = node.catch_up(timeout_ms).await.err();
     (node.image(), behind)
 }
 
@@ -172,6 +172,7 @@ fn refuse_deletion(caller: &Caller, request: DeleteTopicsRequest) -> DeleteTopic
         ErrorCode::TopicDeletionDisabled
     };
     let responses = named(request)
+        .into_iter()
         .map(|(name, topic_id)| DeletableTopicResult {
             name,
             topic_id,
@@ -202,7 +203,7 @@ mod tests {
     fn sorted(entries: &[(Option<&str>, u8)]) -> (Vec<String>, Vec<String>) {
         let image = image(&[("a", 1), ("b", 2), ("c", 3)]);
         let entries = entries.iter().map(|(n, id)| (n.map(str::to_owned), Uuid([*id; 16])));
-        let (found, refused) = meant(image.topics(), entries, None);
+        let (found, refused) = meant(image.topics(), entries.collect(), None);
         let refused = refused.iter().map(|r| {
             format!("{}/{}: {:?}", r.name.as_deref().unwrap_or("-"), r.topic_id.0[0], r.error_code)
         });
@@ -222,9 +223,9 @@ mod tests {
     #[test]
     fn an_image_that_may_be_behind_does_not_say_that_a_topic_is_unknown() {
         let image = image(&[("a", 1)]);
-        let entries = [(Some("a".to_owned()), Uuid::ZERO), (Some("x".to_owned()), Uuid::ZERO)];
+        let entries = ["a", "x"].map(|n| (Some(n.to_owned()), Uuid::ZERO)).to_vec();
         let behind = Failure::new(ErrorCode::RequestTimedOut, "no controller answers");
-        let (found, refused) = meant(image.topics(), entries.into_iter(), Some(&behind));
+        let (found, refused) = meant(image.topics(), entries, Some(&behind));
         assert_eq!(found.into_values().collect::<Vec<_>>(), ["a"]);
         assert_eq!(refused[0].error_code, ErrorCode::RequestTimedOut);
     }
